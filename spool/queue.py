@@ -1,0 +1,303 @@
+"""A spool: its directories, and the one function that moves an entry from state to state.
+
+Guarantee: an entry is in exactly one directory of `queue/` as far as renames are atomic; where a crash or a person left
+it in two, `scan` shows the one that stands (`states.standing`) and `repair` removes the others. Adding work needs no
+lock. Fails with the errors of `errors.py`; losing a race is `LostRaceError` and means: look again.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import shutil
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from . import clock, durable
+from .entry import Entry, read_entry
+from .errors import (
+    LostRaceError,
+    SpoolError,
+    SpoolFormatError,
+    SpoolMissingError,
+    TransitionError,
+    UsageError,
+    storage_error,
+)
+from .layout import FORMAT, SpoolPaths, new_token
+from .states import State, allowed, standing
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where an entry file was seen."""
+
+    name: str
+    state: State
+    path: Path
+    token: str | None = None
+
+
+@dataclass(frozen=True)
+class Spool:
+    """An opened spool of format 1."""
+
+    paths: SpoolPaths
+    spool_id: str
+    group: str | None = None
+
+    @property
+    def root(self) -> Path:
+        return self.paths.root
+
+    # -- making and opening ------------------------------------------------------------------------------------------
+
+    @classmethod
+    def create(cls, root: Path, *, group: str | None = None, now_s: float | None = None) -> Spool:
+        """Make a spool in a missing or empty directory, parents included; open it if it is one already.
+
+        Raises UsageError when the directory holds something else, StorageError when it can't be written.
+        """
+        root = Path(os.path.abspath(root.expanduser()))
+        paths = SpoolPaths(root)
+        if paths.marker.exists():
+            return cls.open(root)
+        try:
+            strange = root.exists() and any(not name.startswith(".") for name in os.listdir(root))
+        except NotADirectoryError as error:
+            raise UsageError("a spool needs a directory, this is a file", path=root) from error
+        except OSError as error:
+            raise storage_error("read the directory", root, error) from error
+        if strange and not (root / "queue").is_dir():
+            raise UsageError(
+                "the directory is not a spool and not empty",
+                path=root,
+                hint="choose an empty or a new directory",
+            )
+        durable.make_directory(root)
+        for directory in (paths.runs, paths.leases, paths.edits, paths.receipts, paths.syncers):
+            durable.make_directory(directory)
+        for state in State:
+            durable.make_directory(paths.queue(state))
+        _protect(root, group)
+        body = {
+            "format": FORMAT,
+            "spool_id": secrets.token_hex(16),
+            "created": clock.iso(time.time() if now_s is None else now_s),
+            "group": group,
+        }
+        durable.create_exclusively(paths.marker, durable.encode_json(body))  # of two makers, the first decides the id
+        return cls.open(root)
+
+    @classmethod
+    def open(cls, root: Path) -> Spool:
+        """Open an existing spool. Raises SpoolMissingError, SpoolFormatError or StorageError."""
+        root = Path(os.path.abspath(root.expanduser()))
+        paths = SpoolPaths(root)
+        hint = f"`wandb-spool init {root}` makes one, --spool DIR or WANDB_SPOOL_DIR names another"
+        try:
+            body = durable.read_json(paths.marker)
+        except (FileNotFoundError, NotADirectoryError) as error:
+            what = "not a spool (no spool.json in it)" if root.is_dir() else "no such spool directory"
+            raise SpoolMissingError(what, path=root, hint=hint) from error
+        except ValueError as error:
+            raise SpoolFormatError(
+                f"spool.json can't be read ({error})",
+                path=paths.marker,
+                hint="the runs beside it are untouched: restore the file from a backup or make it anew with `init`",
+            ) from error
+        found = body.get("format")
+        if not isinstance(found, int) or found > FORMAT:
+            raise SpoolFormatError(
+                f"the spool is of format {found}, this version of wandb-spool reads format {FORMAT}",
+                path=root,
+                hint="use a newer wandb-spool; nothing was touched",
+            )
+        group = body.get("group")
+        return cls(paths, str(body.get("spool_id", "")), group if isinstance(group, str) else None)
+
+    # -- looking -----------------------------------------------------------------------------------------------------
+
+    def places(self, state: State) -> Iterator[Place]:
+        """Entry files in one directory of the queue, unread and unordered. A missing directory holds none."""
+        if state is State.DELIVERED:
+            for month in _directories(self.paths.queue(state)):
+                yield from self._places_in(month, state)
+        else:
+            yield from self._places_in(self.paths.queue(state), state)
+
+    @staticmethod
+    def _places_in(directory: Path, state: State) -> Iterator[Place]:
+        try:
+            names = os.listdir(directory)
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            raise storage_error("read the directory", directory, error) from error
+        for file_name in names:
+            if file_name.startswith(".") or not file_name.endswith(".json"):
+                continue
+            name, _, token = file_name[:-5].partition("~")
+            yield Place(name, state, directory / file_name, token or None)
+
+    def scan(self, states: frozenset[State] | None = None) -> dict[str, Place]:
+        """Each entry once, at the place that stands."""
+        found: dict[str, list[Place]] = {}
+        for state in State:
+            if states is None or state in states:
+                for place in self.places(state):
+                    found.setdefault(place.name, []).append(place)
+        return {name: places[0] if len(places) == 1 else self._standing(places) for name, places in found.items()}
+
+    def find(self, name: str) -> Place | None:
+        """Where the entry with this name stands now."""
+        return self.scan().get(name)
+
+    def read(self, place: Place) -> Entry:
+        """The entry at a place. Raises FileNotFoundError when it moved meanwhile, DamagedError when it is none."""
+        return read_entry(place.path, place.name)
+
+    # -- moving ------------------------------------------------------------------------------------------------------
+
+    def add(self, entry: Entry, state: State = State.OPEN) -> Place:
+        """Put a new entry into the queue. Adding one that is there already changes nothing."""
+        path = self.paths.entry(state, entry.name)
+        durable.make_directory(path.parent)
+        durable.create_exclusively(path, durable.encode_json(entry.as_json()), mode=self.file_mode)
+        return Place(entry.name, state, path)
+
+    def claim(self, place: Place, *, token: str | None = None) -> Place:
+        """Take an entry for this process: rename it into `active` under a token of ours.
+
+        Raises LostRaceError when somebody else was faster.
+        """
+        token = token or new_token()
+        target = self.paths.entry(State.ACTIVE, place.name, token=token)
+        try:
+            durable.rename(place.path, target)
+        except FileNotFoundError as error:
+            # NFS may answer a repeated rename with ENOENT, even to the winner.
+            if not target.exists():
+                raise LostRaceError(f"{place.name} was taken by somebody else", path=place.path) from error
+        return Place(place.name, State.ACTIVE, target, token)
+
+    def move(
+        self,
+        place: Place,
+        target: State,
+        entry: Entry | None = None,
+        *,
+        why: str | None = None,
+        now_s: float | None = None,
+    ) -> Place:
+        """The one transition: take the entry, write its new body, rename it into the directory of the new state.
+
+        `entry` is the new body (default: the present one); an event is added to its history. A crash in between leaves
+        the entry in `active`, whence `put_back` completes or undoes the move by the last event. Raises TransitionError
+        when the table has no such move, LostRaceError when the entry is no longer there.
+        """
+        if not allowed(place.state, target):
+            raise TransitionError(f"{place.name} is {place.state}, it can't become {target}")
+        now = time.time() if now_s is None else now_s
+        owned = place if place.state is State.ACTIVE else self.claim(place)
+        body = (entry or self.read(owned)).with_event(
+            source=place.state, target=target, by=f"{socket.gethostname()}:{os.getpid()}", now_s=now, why=why
+        )
+        self.rewrite(owned, body)
+        path = self.paths.entry(target, place.name, month=clock.month(now))
+        durable.make_directory(path.parent)
+        durable.rename(owned.path, path)
+        return Place(place.name, target, path)
+
+    def rewrite(self, place: Place, entry: Entry) -> None:
+        """Rewrite the body of an entry that this process owns, without moving it."""
+        if place.state is not State.ACTIVE:
+            raise TransitionError(f"only the owner of an active entry rewrites it, {place.name} is {place.state}")
+        durable.write_json(place.path, entry.as_json(), mode=self.file_mode)
+
+    def put_back(self, place: Place) -> Place:
+        """Return an entry whose owner is gone from `active` to the state that its last event names.
+
+        A claim writes no event, so this undoes an interrupted claim and completes an interrupted move.
+        """
+        entry = self.read(place)
+        target = last_state(entry)
+        month = clock.month(clock.seconds(entry.history[-1].get("at")) or 0.0) if entry.history else None
+        path = self.paths.entry(target, place.name, month=month)
+        durable.make_directory(path.parent)
+        try:
+            durable.rename(place.path, path)
+        except FileNotFoundError as error:
+            raise LostRaceError(f"{place.name} was put back by somebody else", path=place.path) from error
+        return Place(place.name, target, path)
+
+    def release(self, place: Place, target: State) -> Place:
+        """Give a claimed entry back unchanged to the state it came from."""
+        path = self.paths.entry(target, place.name)
+        durable.rename(place.path, path)
+        return Place(place.name, target, path)
+
+    def repair(self) -> list[str]:
+        """Remove the copies of entries that lie in two directories; returns a line for each."""
+        found: dict[str, list[Place]] = {}
+        for state in State:
+            for place in self.places(state):
+                found.setdefault(place.name, []).append(place)
+        told: list[str] = []
+        for name, places in found.items():
+            if len(places) > 1:
+                keep = self._standing(places)
+                for place in places:
+                    if place != keep:
+                        durable.remove(place.path)
+                told.append(f"{name}: was in {', '.join(str(p.state) for p in places)}; {keep.state} stands")
+        return told
+
+    def _standing(self, places: list[Place]) -> Place:
+        """Of several places of one entry, the one that stands. An unreadable copy carries no receipt."""
+        receipts: dict[State, bool] = {}
+        for place in places:
+            try:
+                receipts[place.state] = self.read(place).receipt is not None
+            except (FileNotFoundError, SpoolError):
+                receipts[place.state] = False
+        state = standing(receipts)
+        return next(place for place in places if place.state is state)
+
+    @property
+    def file_mode(self) -> int:
+        return 0o660 if self.group else 0o600
+
+
+def last_state(entry: Entry) -> State:
+    """The state that the entry's last event names; without events, what its manifest says."""
+    for event in reversed(entry.history):
+        try:
+            state = State(event.get("to"))
+        except ValueError:
+            continue
+        if state is not State.ACTIVE:
+            return state
+    return State.INCOMING if entry.manifest_sha256 else State.OPEN
+
+
+def _directories(parent: Path) -> list[Path]:
+    try:
+        return sorted(path for path in parent.iterdir() if path.is_dir() and not path.name.startswith("."))
+    except FileNotFoundError:
+        return []
+
+
+def _protect(root: Path, group: str | None) -> None:
+    """0700, or 2770 for a group on purpose. A file system without modes is not an error."""
+    try:
+        root.chmod(0o700 if group is None else 0o2770)
+        if group is not None:
+            shutil.chown(root, group=group)
+    except LookupError as error:
+        raise UsageError(f"no such group: {group}", path=root) from error
+    except OSError:
+        pass
