@@ -96,7 +96,7 @@ def _torchvision(name: str, data_dir: Path) -> Examples:
 
 def _open(name: str, data_dir: Path, *, train: bool, download: bool) -> Dataset[Example]:
     # Here, not above: the embedded digits need no torchvision, and it takes as long to import as torch.
-    from torchvision import datasets, transforms
+    from torchvision import datasets, transforms  # type: ignore[import-untyped]
 
     to_tensor = transforms.ToTensor()
     opened = getattr(datasets, name)(str(data_dir), train=train, transform=to_tensor, download=download)

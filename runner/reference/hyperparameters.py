@@ -4,16 +4,15 @@ A value is taken from the first of these that names it:
 
 1. what a sweep or a launch job chose: W&B locks those keys, and nothing else can change them;
 2. flags;
-3. YAML files named in `WANDB_CONFIG_PATHS`, which W&B itself reads;
-4. `--config FILE`;
-5. `config-defaults.yaml` in the working directory;
-6. `BUILT_IN`.
+3. `--config FILE`;
+4. `config-defaults.yaml` in the working directory;
+5. `BUILT_IN`.
 
-Left alone, W&B lets `wandb.init(config=…)` beat `config-defaults.yaml`, so a script that passes built-in
-values would silence its user's file. `chosen` therefore lays 4 and 5 over 6 *before* they go to
-`wandb.init`. In the other direction W&B lets `WANDB_CONFIG_PATHS` beat `wandb.init(config=…)`, so the
-script lays the flags over the run's config once more afterwards. What the run then says is what is
-trained: `Hyperparameters.of(run.config)`.
+Left alone, W&B lets `wandb.init(config=…)` beat `config-defaults.yaml`, so a script that passes built-in values would
+silence its user's file. `chosen` therefore lays 4 and 3 over 5 *before* they go to `wandb.init`. What contradicts
+`config-defaults.yaml` goes into the run's config *after* `wandb.init` (`Chosen.after_init`): with `mode="disabled"` W&B
+takes a contradiction for an error. So do the flags, which would lose to W&B's own setting `config_paths`. What the run
+then says is what is trained: `Hyperparameters.of(run.config)`.
 
 A program that calls `train(run)` itself may assign (`run.config.epochs = 2`) or `run.config.update({…})`
 first; what it leaves unsaid is filled from `BUILT_IN`. To *change* a value that the run already has, W&B
@@ -80,15 +79,27 @@ class Hyperparameters:
         return {**vars(self), "kernels": list(self.kernels)}
 
 
-def chosen(config_file: Path | None, flags: Mapping[str, object]) -> dict[str, object]:
-    """The config for `wandb.init`: every layer that is known before a run exists, checked."""
-    layers: dict[str, object] = dict(BUILT_IN)
-    if DEFAULTS_FILE.exists():
-        layers.update(read_yaml(DEFAULTS_FILE))
-    if config_file is not None:
-        layers.update(read_yaml(config_file))
-    layers.update(flags)
-    return {**layers, **Hyperparameters.of(layers).as_config()}
+@dataclass(frozen=True)
+class Chosen:
+    """Every layer that is known before a run exists, checked."""
+
+    parameters: Hyperparameters
+    at_init: dict[str, object]
+    after_init: dict[str, object]
+
+
+def chosen(config_file: Path | None, flags: Mapping[str, object]) -> Chosen:
+    defaults = read_yaml(DEFAULTS_FILE) if DEFAULTS_FILE.exists() else {}
+    named = read_yaml(config_file) if config_file is not None else {}
+    layers = {**BUILT_IN, **defaults, **named, **flags}
+    parameters = Hyperparameters.of(layers)
+    config = {**layers, **parameters.as_config()}
+    contradicting = {key for key in defaults if defaults[key] != config[key]}
+    return Chosen(
+        parameters,
+        at_init={key: value for key, value in config.items() if key not in contradicting},
+        after_init={key: value for key, value in config.items() if key in contradicting or key in flags},
+    )
 
 
 def read_yaml(file: Path) -> dict[str, object]:

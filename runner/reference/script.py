@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from wandb_spool.runner.reference.errors import PROGRAM, Mistake, PipelineError
 from wandb_spool.runner.reference.flags import Flags, parse
-from wandb_spool.runner.reference.hyperparameters import chosen
+from wandb_spool.runner.reference.hyperparameters import Chosen, chosen
 
 if TYPE_CHECKING:
     from wandb_spool.runner.reference.datasets import Examples
@@ -31,13 +31,17 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         return _main(parse(argv))
     except PipelineError as error:
-        print(f"{PROGRAM}: {error}", file=sys.stderr)
-        return error.exit_code
+        return _told(error)
+
+
+def _told(error: PipelineError) -> int:
+    print(f"{PROGRAM}: {error}", file=sys.stderr)
+    return error.exit_code
 
 
 def _main(flags: Flags) -> int:
-    config = chosen(flags.config_file, flags.hyperparameters)
-    dataset = str(config["dataset"])
+    choice = chosen(flags.config_file, flags.hyperparameters)
+    dataset = choice.parameters.dataset
     _require_packages(dataset, flags)
     # Here, not above: torch takes seconds to import, and may be what is missing.
     from wandb_spool.runner.reference import datasets
@@ -48,10 +52,10 @@ def _main(flags: Flags) -> int:
     if flags.stage_only:
         print(f"{dataset} is staged")
         return 0
-    return _train(flags, config, examples)
+    return _train(flags, choice, examples)
 
 
-def _train(flags: Flags, config: dict[str, object], examples: Examples) -> int:
+def _train(flags: Flags, choice: Chosen, examples: Examples) -> int:
     import wandb
     from wandb_spool.runner.reference.training import pick_device, train
 
@@ -59,18 +63,21 @@ def _train(flags: Flags, config: dict[str, object], examples: Examples) -> int:
     _require_writable(flags.out_dir)
     _limit_threads()
     project = flags.project or os.environ.get("WANDB_PROJECT") or DEFAULT_PROJECT
-    with wandb.init(project=project, name=flags.name, config=config) as run:
-        # Again: files named in WANDB_CONFIG_PATHS beat `config=`, and a flag beats every file.
-        run.config.update(dict(flags.hyperparameters), allow_val_change=True)
-        train(
-            run,
-            data_dir=flags.data_dir,
-            device=flags.device,
-            seed=flags.seed,
-            out_dir=flags.out_dir,
-            onnx=flags.onnx,
-            loaded=examples,
-        )
+    with wandb.init(project=project, name=flags.name, config=choice.at_init) as run:
+        run.config.update(choice.after_init, allow_val_change=True)  # type: ignore[no-untyped-call]
+        try:
+            train(
+                run,
+                data_dir=flags.data_dir,
+                device=flags.device,
+                seed=flags.seed,
+                out_dir=flags.out_dir,
+                onnx=flags.onnx,
+                loaded=examples,
+            )
+        except PipelineError as error:  # such as a sweep's bad value; W&B prints a stack trace of what leaves `with`
+            run.finish(exit_code=error.exit_code)
+            return _told(error)
     return 0
 
 

@@ -68,7 +68,7 @@ def train(
     loaded: Examples | None = None,
 ) -> Outcome:
     """Train what `run.config` says. `loaded` is used instead of a second reading if it is that dataset."""
-    run.config.setdefaults(dict(BUILT_IN))
+    run.config.setdefaults(dict(BUILT_IN))  # type: ignore[no-untyped-call]
     parameters = Hyperparameters.of(dict(run.config))
     examples = loaded if loaded and loaded.name == parameters.dataset else load(parameters.dataset, data_dir)
     chosen_device = pick_device(device)
