@@ -1,0 +1,82 @@
+"""The open entry of a fragment, and the marker of a hooked process.
+
+Raises OSError; the callers decide what that means.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from typing import Any, Dict, List, Optional
+
+from . import identity
+from .durable import write_json
+from .launch import Launch
+
+
+def now() -> str:
+    seconds = time.time()
+    return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds)) + f".{int(seconds % 1 * 1000):03d}Z"
+
+
+def leave_marker(launch: Launch) -> None:
+    folder = os.path.join(launch.path, "hook")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    marker = os.path.join(folder, f"{os.getpid()}-{identity.start_ticks()}")
+    os.close(os.open(marker, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+
+def name_of(launch: Launch, fragment: str) -> str:
+    return f"{launch.name}.{fragment}"
+
+
+def write_open(
+    launch: Launch,
+    run_dir: str,
+    settings: Any,
+    predecessor: Optional[str],
+    overridden: List[str],
+    base_url: Optional[str],
+) -> str:
+    """Write queue/open/<launch>.<fragment>.json; the entry's name."""
+    fragment = os.path.basename(run_dir)
+    name = name_of(launch, fragment)
+    body = _body(launch, run_dir, fragment, settings)
+    body["predecessor"] = predecessor
+    body["base_url"] = base_url or body["base_url"]
+    body["overridden"] = overridden
+    folder = os.path.join(launch.spool, "queue", "open")
+    os.makedirs(folder, mode=0o700, exist_ok=True)
+    write_json(os.path.join(folder, name + ".json"), body)
+    return name
+
+
+def _body(launch: Launch, run_dir: str, fragment: str, settings: Any) -> Dict[str, Any]:
+    return {
+        "format": 1,
+        "launch": launch.name,
+        "fragment": fragment,
+        "path": os.path.relpath(run_dir, launch.spool).replace(os.sep, "/"),
+        "run_id": getattr(settings, "run_id", None),
+        "project": getattr(settings, "project", None),
+        "entity": getattr(settings, "entity", None),
+        "name": getattr(settings, "run_name", None),
+        "base_url": launch.defaults.get("base_url"),
+        "created": now(),
+        "writer": identity.writer(),
+        "predecessor": None,
+        "command": launch.defaults.get("command"),
+        "manifest_sha256": None,
+        "rows": None,
+        "size_bytes": None,
+        "attempts": 0,
+        "refusals": 0,
+        "not_before": None,
+        "backoff_s": 0,
+        "reason": None,
+        "mend": None,
+        "target": None,
+        "replay": None,
+        "receipt": None,
+        "history": [],
+    }

@@ -1,0 +1,84 @@
+"""One fragment as this process sees it: where it lies, its rows, its sign of life, its entry.
+
+Guarantees: a row is counted before it is sent, so that a death in between is a counted loss and never a hidden one.
+Whatever of the spool can't be written is left out after one notice; the counting goes on.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import Any, List, Optional
+
+from . import entry
+from .alive import Alive, heart
+from .launch import Launch
+from .notice import say_once
+from .rows import Rows
+
+
+class Fragment:
+    def __init__(
+        self,
+        launch: Launch,
+        run: Any,
+        *,
+        predecessor: Optional[str] = None,
+        overridden: Optional[List[str]] = None,
+        base_url: Optional[str] = None,
+        first_step: int = 0,
+    ) -> None:
+        settings = run._settings
+        self.log = settings.sync_file
+        self.run_dir = os.path.dirname(self.log)
+        self.rows = Rows(first_step)
+        self.lock = threading.RLock()  # reentrant: a SIGTERM handler may finish the run in the middle of a call
+        self.pid = os.getpid()
+        self.entry = entry.name_of(launch, os.path.basename(self.run_dir))
+        self.alive = self._open_alive()
+        self._write_entry(launch, settings, predecessor, overridden or [], base_url)
+        self.show_life()
+        heart.add(self.show_life)
+
+    def _open_alive(self) -> Optional[Alive]:
+        try:
+            return Alive(os.path.join(self.run_dir, "alive"))
+        except OSError as error:
+            say_once("alive", f"can't write the sign of life in {self.run_dir}: {error}; rows will not be counted")
+            return None
+
+    def _write_entry(
+        self, launch: Launch, settings: Any, predecessor: Optional[str], overridden: List[str], base_url: Optional[str]
+    ) -> None:
+        if not launch.contains(self.run_dir):
+            say_once(
+                "outside",
+                f"the spool can't be written, this run is logged to {self.run_dir}; training goes on. Afterwards: "
+                f"wandb-spool adopt {self.run_dir}",
+            )
+            return
+        try:
+            entry.write_open(launch, self.run_dir, settings, predecessor, overridden, base_url)
+        except OSError as error:
+            say_once("entry", f"can't write the entry of {self.run_dir}: {error}; training goes on")
+
+    def call(self, step: Optional[int], flush: Optional[bool]) -> bool:
+        """Count one call and show it; false if wandb will refuse it."""
+        accepted = self.rows.call(step, flush)
+        self.show_life()
+        return accepted
+
+    def show_life(self) -> None:
+        alive = self.alive
+        if alive is not None:
+            rows = self.rows
+            alive.write(rows.begun, rows.refused, rows.last_step)
+
+    def end(self, phase: str, exit_code: int = -1) -> None:
+        """The last line of this fragment's sign of life."""
+        heart.remove(self.show_life)
+        alive, self.alive = self.alive, None
+        if alive is not None:
+            alive.phase, alive.exit_code = phase, exit_code
+            alive.write(self.rows.begun, self.rows.refused, self.rows.last_step)
+            alive.close()

@@ -1,0 +1,133 @@
+"""``wandb.init`` stays offline and in the spool, whatever the program says; each overridden value is named once.
+
+Guarantees: ``disabled`` stays disabled; an init that fails for any reason gives the program a run object that does
+nothing, with one notice. KeyboardInterrupt and SystemExit pass.
+"""
+
+from __future__ import annotations
+
+import inspect
+import os
+from typing import Any, Dict, Optional
+
+from . import names
+from .anatomy import part, singleton
+from .counting import ATTRIBUTE
+from .exits import finish_at_exit
+from .fragment import Fragment
+from .notice import say, say_once
+from .process import Process, Session
+from .terminate import Terminator
+
+
+def install(wandb: Any, process: Process, terminator: Terminator) -> None:
+    wandb_init = part("wandb_init")
+    original = wandb_init.init
+    initializer = Initializer(original, process, terminator)
+
+    # A function, not a bound method: inspect, functools.wraps and pickling by name see what they saw before.
+    def init(*args: Any, **kwargs: Any) -> Any:
+        return initializer(args, kwargs)
+
+    init.__name__, init.__qualname__ = "init", "init"
+    init.__doc__, init.__module__ = original.__doc__, original.__module__
+    init.__wrapped__ = original  # type: ignore[attr-defined]
+    for owner in (wandb_init, wandb.sdk, wandb):
+        owner.init = init
+
+
+class Initializer:
+    def __init__(self, original: Any, process: Process, terminator: Terminator) -> None:
+        self._original = original
+        self._signature = inspect.signature(original)
+        self._process = process
+        self._terminator = terminator
+
+    def __call__(self, args: Any, kwargs: Any) -> Any:
+        try:
+            arguments = dict(self._signature.bind(*args, **kwargs).arguments)
+        except TypeError as error:
+            return self._without_logging(error, {})
+        mode = self._wanted_mode(arguments)
+        if mode == "disabled":
+            return self._original(**arguments)
+        self._take_over(arguments, mode)
+        _forget_dead_service()
+        try:
+            run = self._original(**arguments)
+            self._track(run, arguments)
+        except Exception as error:  # noqa: BLE001 - logging must never stop training
+            return self._without_logging(error, arguments)
+        return run
+
+    def _wanted_mode(self, arguments: Dict[str, Any]) -> Optional[str]:
+        """What wandb would resolve: argument, settings of the call, settings of ``wandb.setup``, environment."""
+        settings = arguments.get("settings")
+        mode = arguments.get("mode") or _explicit(settings, "mode")
+        if mode is None:
+            mode = _explicit(getattr(singleton(), "_settings", None), "mode") or os.environ.get("WANDB_MODE")
+            if os.environ.get("WANDB_MODE") == "disabled":
+                mode = "disabled"
+        return str(mode) if mode else None
+
+    def _take_over(self, arguments: Dict[str, Any], mode: Optional[str]) -> None:
+        process, settings = self._process, arguments.get("settings")
+        if mode not in (None, "offline", "dryrun"):
+            self._override("mode", mode)
+        folder = arguments.get("dir") or _explicit(settings, "root_dir")
+        if folder is not None and os.path.abspath(str(folder)) != process.launch.path:
+            self._override("dir", folder)
+        for name, value in (("WANDB_DIR", process.launch.path), ("WANDB_DATA_DIR", process.launch.data_dir)):
+            found = os.environ.get(name)
+            if found and found != value:
+                self._override(name, found)
+        process.launch.assert_environment(os.environ)
+        arguments["mode"], arguments["dir"] = "offline", process.launch.path
+
+    def _override(self, name: str, value: Any) -> None:
+        said = f"{name}={value}"
+        if said not in self._process.overridden:
+            self._process.overridden.append(said)
+            say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.path})")
+
+    def _track(self, run: Any, arguments: Dict[str, Any]) -> None:
+        process = self._process
+        if process.of(run) is not None or getattr(run, "_interface", None) is None:
+            return  # wandb returned the run that is active already
+        fragment = Fragment(
+            process.launch,
+            run,
+            predecessor=process.predecessor(str(run._settings.run_id)),
+            overridden=process.overridden,
+            base_url=process.base_url,
+        )
+        setattr(run._interface, ATTRIBUTE, fragment)
+        process.add(Session(run, fragment, arguments))
+        names.ensure(run)
+        finish_at_exit(process)
+        self._terminator.install()
+
+    def _without_logging(self, error: Exception, arguments: Dict[str, Any]) -> Any:
+        say_once(
+            "init",
+            f"wandb.init failed ({type(error).__name__}: {error}); training goes on, this run is NOT logged",
+        )
+        plain = {k: arguments[k] for k in ("project", "name", "config") if k in arguments}
+        return self._original(mode="disabled", **plain)
+
+
+def _explicit(settings: Any, name: str) -> Any:
+    """A value that was set on a Settings object or dict; None where it is only the default."""
+    if isinstance(settings, dict):
+        return settings.get(name)
+    return getattr(settings, name, None) if name in getattr(settings, "model_fields_set", ()) else None
+
+
+def _forget_dead_service() -> None:
+    """A child process inherits the address of its parent's wandb-core; if that is gone, init would fail."""
+    token = os.environ.get("WANDB_SERVICE")
+    if not token:
+        return
+    path = token.partition("-unix-")[2]
+    if path and not os.path.exists(path):
+        os.environ.pop("WANDB_SERVICE", None)
