@@ -1,0 +1,306 @@
+"""The seal: make a fragment self-contained and immutable, write its manifest, let its entry go.
+
+Order, so that a kill at any point leaves a fragment that can be sealed again: links become copies → staged artifact
+bytes that lie elsewhere come into the launch → every file is fsynced and hashed → manifest (durable, last) → the entry
+moves. Sealing twice is harmless. The training program is gone or finished when this runs; nothing here can hurt it.
+
+Fails with `StorageError` (no room, no permission): then the entry stays *open* with the reason, for `recover`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from . import alive, clock, durable
+from .capture import Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
+from .entry import Entry
+from .errors import SpoolError, StorageError
+from .identity import current, holders, host_name
+from .layout import LaunchPaths, log_path
+from .log import EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
+from .manifest import MANIFEST_NAME, Manifest, SealedFile, read_manifest, write_manifest
+from .queue import Place, Spool
+from .states import State
+
+GENERATED = frozenset({"config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log"})
+"""What `wandb sync` writes into `files/` itself: never listed, so that a person's own sync is not tampering."""
+
+SEALED_ELSEWHERE = "sealed"
+"""Directory in `data/` for artifact bytes that the log names outside the launch directory."""
+
+
+def wait_for_writers(log: Path, timeout_s: float, *, poll_s: float = 0.02) -> bool:
+    """Wait until no local process holds the log open (wandb-core outlives its trainer by 50-90 ms). False: time-out."""
+    deadline = time.monotonic() + timeout_s
+    while holders(log):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
+def seal_fragment(
+    spool: Spool,
+    place: Place,
+    *,
+    process_exit_code: int | None = None,
+    hold: bool = False,
+    provisional: bool = False,
+    follow_links: bool = True,
+    hook: bool | None = None,
+    now_s: float | None = None,
+) -> Place:
+    """Seal the fragment of an open entry and move the entry to incoming, held or void.
+
+    `provisional`: the seal is made where the writer can't be seen for certain. `follow_links` is false when the seal is
+    not made on the writer's host. `hook` tells whether the start-up hook was in the program (default: `alive` exists).
+    Raises StorageError, after recording it as the reason in the entry; FileNotFoundError when the run vanished.
+    """
+    now = time.time() if now_s is None else now_s
+    owned = spool.claim(place)
+    entry = spool.read(owned)
+    try:
+        manifest, digest = _seal(
+            spool,
+            entry,
+            process_exit_code=process_exit_code,
+            provisional=provisional,
+            follow_links=follow_links,
+            hook=hook,
+            now_s=now,
+        )
+    except FileNotFoundError:
+        return spool.move(owned, State.VOID, replace(entry, reason="vanished: the run directory is gone"), now_s=now)
+    except StorageError as error:
+        try:
+            spool.rewrite(owned, replace(entry, reason=f"unsealed: {error}", mend="`wandb-spool recover` tries again"))
+        except SpoolError:
+            pass  # no room even for the reason; the entry itself is what matters
+        spool.release(owned, State.OPEN)
+        raise
+    sealed = entry_of(entry, manifest, digest)
+    if is_void(manifest):
+        return spool.move(owned, State.VOID, replace(sealed, reason=_void_reason(manifest), mend=None), now_s=now)
+    return spool.move(owned, State.HELD if hold else State.INCOMING, sealed, why="sealed", now_s=now)
+
+
+def is_void(manifest: Manifest) -> bool:
+    """Whether the fragment holds nothing that could be delivered."""
+    return manifest.log_path is None or manifest.log_ending == EndingKind.VOID.value
+
+
+def entry_of(entry: Entry, manifest: Manifest, digest: str) -> Entry:
+    """The entry with what the manifest says (the log outranks what the hook saw)."""
+    return replace(
+        entry,
+        run_id=manifest.run_id or entry.run_id,
+        project=manifest.project,
+        entity=manifest.entity,
+        display_name=manifest.name or entry.display_name,
+        base_url=manifest.base_url or entry.base_url,
+        manifest_sha256=digest,
+        rows=manifest.rows_kept,
+        size_bytes=manifest.size_bytes,
+        reason=None,
+        mend=None,
+    )
+
+
+def unsealed_growth(spool: Spool, entry: Entry) -> bool:
+    """Whether the log is longer than its manifest says: a provisional seal was made while its writer still lived."""
+    run_directory = entry.run_directory(spool.root)
+    try:
+        manifest, _ = read_manifest(run_directory)
+        listed = {item.path: item.size_bytes for item in manifest.files if item.kind == "log"}
+        return any((run_directory.parent.parent / path).stat().st_size > size for path, size in listed.items())
+    except (OSError, SpoolError):
+        return False
+
+
+def reopen(spool: Spool, place: Place) -> Place:
+    """Put a provisionally sealed fragment whose log grew back to *open*."""
+    entry = spool.read(place)
+    durable.remove(entry.run_directory(spool.root) / MANIFEST_NAME)
+    return spool.move(place, State.OPEN, replace(entry, manifest_sha256=None), why="the log grew after the seal")
+
+
+def _void_reason(manifest: Manifest) -> str:
+    if manifest.log_path is None:
+        return "void: no log"
+    return f"void: the log holds no run ({manifest.log_good_bytes} bytes)"
+
+
+def _seal(
+    spool: Spool,
+    entry: Entry,
+    *,
+    process_exit_code: int | None,
+    provisional: bool,
+    follow_links: bool,
+    hook: bool | None,
+    now_s: float,
+) -> tuple[Manifest, str]:
+    run_directory = entry.run_directory(spool.root)
+    launch = LaunchPaths(entry.launch_directory(spool.root))
+    if not run_directory.is_dir():
+        raise FileNotFoundError(run_directory)
+    _drop_debug_link(run_directory)
+    changes = detach_links(run_directory, within=launch.root, follow_outside=follow_links)
+    log = log_path(run_directory)
+    found = facts(log, salvage=True) if log is not None else None
+    staged, moved = _staged(log, launch, follow_links) if log is not None and found is not None else ([], [])
+    changes += moved
+    life = alive.read(run_directory)
+    hooked = life is not None if hook is None else hook
+    files = [*_own_files(run_directory, launch, log), *staged]
+    manifest = Manifest(
+        spool_id=spool.spool_id,
+        launch=entry.launch,
+        fragment=entry.fragment,
+        run_id=(found.run_id or None) if found else None,
+        entity=(found.entity or None) if found else None,
+        project=(found.project or None) if found else None,
+        name=(found.display_name or None) if found else None,
+        group=(found.group or None) if found else None,
+        job_type=(found.job_type or None) if found else None,
+        predecessor=entry.predecessor,
+        started=entry.created or None,
+        sealed=clock.iso(now_s),
+        sealed_on=host_name(),
+        provisional=provisional,
+        writer=entry.writer,
+        hook="present" if hooked else "absent",
+        log_path=None if log is None else log.relative_to(launch.root).as_posix(),
+        log_ending=found.ending.kind.value if found else EndingKind.VOID.value,
+        log_good_bytes=found.good_bytes if found else 0,
+        log_records=found.records if found else 0,
+        log_damage=tuple((span.start, span.end) for span in found.damage) if found else (),
+        rows_logged=life.rows if life else None,
+        rows_kept=found.rows if found else 0,
+        calls_refused=life.refused if life else None,
+        first_step=found.first_step if found else None,
+        last_step=found.last_step if found else None,
+        **_exit(found, process_exit_code),
+        wandb_version=(found.wandb_version or None) if found else None,
+        python_version=(found.python_version or None) if found else None,
+        base_url=entry.base_url,
+        overridden=tuple(str(item) for item in entry.extra.get("overridden") or ()),
+        files=tuple(files),
+        artifacts=tuple(_artifact_summaries(found)) if found else (),
+        changed=tuple(change.as_json() for change in changes),
+    )
+    return manifest, write_manifest(run_directory, manifest, mode=spool.file_mode)
+
+
+def _exit(found: LogFacts | None, process_exit_code: int | None) -> dict[str, Any]:
+    """The exit: the log's record, else the process's own code, else unknown."""
+    if found is not None and found.exit_code is not None:
+        return {
+            "exit_code": found.exit_code,
+            "exit_known_from": "record",
+            "process_exit_code": process_exit_code,
+        }
+    known = process_exit_code is not None
+    return {
+        "exit_code": process_exit_code,
+        "exit_known_from": "process" if known else "unknown",
+        "process_exit_code": process_exit_code,
+    }
+
+
+def _drop_debug_link(run_directory: Path) -> None:
+    """`logs/debug-core.log` links into the user's cache, to a log that all runs share: it is no part of this run."""
+    link = run_directory / "logs" / "debug-core.log"
+    if link.is_symlink():
+        link.unlink()
+
+
+def _own_files(run_directory: Path, launch: LaunchPaths, log: Path | None) -> Iterator[SealedFile]:
+    """The log, what lies in `files/`, and wandb's debug logs."""
+    if log is not None:
+        yield _sealed(log, launch, "log")
+    for path in regular_files(run_directory / "files"):
+        if path.relative_to(run_directory / "files").as_posix() not in GENERATED:
+            yield _sealed(path, launch, "file")
+    for path in regular_files(run_directory / "logs"):
+        yield _sealed(path, launch, "debug")
+
+
+def _sealed(path: Path, launch: LaunchPaths, kind: str, source: str | None = None) -> SealedFile:
+    size, digest = digest_file(path, sync=True)
+    return SealedFile(path.relative_to(launch.root).as_posix(), size, digest, kind, source)
+
+
+def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> tuple[list[SealedFile], list[Change]]:
+    """The local files of every artifact in the log: those in the launch as they are, others copied into it."""
+    files: dict[str, SealedFile] = {}
+    changes: list[Change] = []
+    for named in _local_paths(log):
+        if named in files:
+            continue
+        path = _bring_in(named, launch, follow_links)
+        if isinstance(path, Change):
+            changes.append(path)
+        else:
+            files[named] = _sealed(path, launch, "staged", source=named)
+    return list(files.values()), changes
+
+
+def _local_paths(log: Path) -> Iterator[str]:
+    """Every local file that the artifacts of a log need: a very large manifest, and the bytes of each entry."""
+    for artifact in artifacts(log, salvage=True):
+        yield from (entry.local_path for entry in artifact.entries() if entry.local_path)
+        if artifact.manifest_file_path:
+            yield artifact.manifest_file_path
+            try:
+                for entry in read_manifest_file(Path(artifact.manifest_file_path)):
+                    if entry.local_path:
+                        yield entry.local_path
+            except (OSError, ManifestFileError):
+                continue  # it is gone or foreign: that is told as its own missing file
+
+
+def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Change:
+    """The place within the launch directory of one file that the log names."""
+    path = Path(named)
+    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(launch.root))
+    if not path.is_absolute():
+        return Change(named, "missing: the log names a relative path and nobody knows relative to what")
+    kept = launch.staged / SEALED_ELSEWHERE / hashlib.sha256(named.encode()).hexdigest()[:16] / path.name
+    if not inside and not follow_links:
+        return kept if kept.is_file() else Change(named, "unsafe: outside the launch directory")
+    try:
+        source = open_regular(path, follow=True)
+    except FileNotFoundError:
+        return kept if kept.is_file() else Change(named, "missing: staged file is gone")
+    except (OSError, ValueError):
+        return Change(named, "unsafe: not a readable regular file")
+    with os.fdopen(source, "rb"):
+        if inside and not path.is_symlink():
+            return launch.root / Path(os.path.realpath(path)).relative_to(os.path.realpath(launch.root))
+        durable.make_directory(kept.parent)
+        copy_descriptor(source, kept)
+    return kept
+
+
+def _artifact_summaries(found: LogFacts) -> Iterator[dict[str, object]]:
+    for artifact in found.artifacts:
+        yield {
+            "name": artifact.name,
+            "type": artifact.type,
+            "digest": artifact.digest,
+            "files": artifact.entries,
+            "aliases": list(artifact.aliases),
+        }
+
+
+def writer_here(entry: Entry) -> bool:
+    """Whether the writer of a fragment was on this host in this boot: only then its links show what it meant."""
+    here = current()
+    return entry.writer is not None and (entry.writer.host, entry.writer.boot_id) == (here.host, here.boot_id)

@@ -1,0 +1,341 @@
+"""Ask a W&B service what it holds. Read-only: nothing here changes anything on a server.
+
+The questions are those of wandb's own client, by operation name and shape (wandb 0.31: `apis/public/runs.py`,
+`apis/public/files.py`, `sdk/artifacts/_generated/operations.py`, and wandb-core's `HistoryPage`), so that every server
+that serves wandb's client can answer them. Every way in which a server can fail to answer is one `DeliveryError` with
+its class; an answer that is not W&B's is *cannot be read back*, or a captive portal when it is a web page.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import requests
+
+from .failures import DeliveryError, Failure
+
+CONNECT_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 60.0
+RETRY_AFTER_CAP_S = 600.0
+_PAGE = 200
+
+_VIEWER = "query Viewer { viewer { id entity username flags teams { edges { node { name } } } } }"
+
+_RUN = """
+query Run($project: String!, $entity: String!, $name: String!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) {
+      id name displayName tags group jobType notes state config summaryMetrics historyLineCount
+    }
+  }
+}"""
+
+_HISTORY_PAGE = """
+query HistoryPage($entity: String!, $project: String!, $run: String!, $minStep: Int64!, $maxStep: Int64!, $pageSize: Int!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $run) {
+      history(minStep: $minStep, maxStep: $maxStep, samples: $pageSize)
+    }
+  }
+}"""  # noqa: E501
+
+_RUN_FILES = """
+query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor: String, $fileLimit: Int = 50) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) {
+      fileCount
+      files(after: $fileCursor, first: $fileLimit) {
+        edges { node { id name sizeBytes md5 } cursor }
+        pageInfo { endCursor hasNextPage }
+      }
+    }
+  }
+}"""
+
+_OUTPUT_ARTIFACTS = """
+query RunOutputArtifacts($entity: String!, $project: String!, $run: String!, $cursor: String, $perPage: Int) {
+  project(entityName: $entity, name: $project) {
+    run(name: $run) {
+      artifacts: outputArtifacts(after: $cursor, first: $perPage) {
+        pageInfo { endCursor hasNextPage }
+        edges { node { id state digest size fileCount } }
+      }
+    }
+  }
+}"""
+
+
+@dataclass(frozen=True)
+class Account:
+    """Whose key it is."""
+
+    entity: str | None
+    username: str | None
+    teams: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class RemoteRun:
+    """What a server says of a run. A field that it does not answer is None: *not proven*, never *absent*."""
+
+    name: str
+    display_name: str | None
+    state: str | None
+    history_line_count: int | None
+    config: dict[str, Any] | None
+    summary: dict[str, Any] | None
+    attributes: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class RemoteFile:
+    """A file of a run; `md5_base64` is None where the server does not tell."""
+
+    name: str
+    size_bytes: int
+    md5_base64: str | None
+
+
+@dataclass(frozen=True)
+class RemoteArtifact:
+    """An artifact that a run made."""
+
+    digest: str
+    state: str
+    size_bytes: int | None
+    file_count: int | None
+
+
+class Server:
+    """A W&B service and an account on it. Not thread-safe (one connection is kept open)."""
+
+    def __init__(
+        self,
+        base_url: str,
+        api_key: str,
+        *,
+        ca: str | None = None,
+        proxy: str | None = None,
+        user_agent: str = "wandb-spool",
+    ) -> None:
+        self.base_url = base_url.rstrip("/")
+        self._session = requests.Session()
+        self._session.auth = ("api", api_key)
+        self._session.headers["User-Agent"] = user_agent
+        if ca:
+            self._session.verify = ca
+        if proxy:
+            self._session.proxies = {"http": proxy, "https": proxy}
+
+    def __repr__(self) -> str:
+        return f"Server({self.base_url!r})"
+
+    def close(self) -> None:
+        self._session.close()
+
+    # -- questions ---------------------------------------------------------------------------------------------------
+
+    def account(self) -> Account:
+        """Whose key this is; the one cheap probe. A null viewer is a key that the server does not know."""
+        viewer = self._ask("Viewer", _VIEWER, {}).get("viewer")
+        if not isinstance(viewer, dict):
+            raise DeliveryError(Failure.AUTH, f"{self.base_url} does not know this key")
+        edges = (viewer.get("teams") or {}).get("edges") or []
+        teams = tuple(str(edge["node"]["name"]) for edge in edges if isinstance(edge, dict) and edge.get("node"))
+        return Account(_text(viewer.get("entity")), _text(viewer.get("username")), teams)
+
+    def run(self, entity: str, project: str, run_id: str) -> RemoteRun | None:
+        """What the server holds of a run; None when there is no such run (or project)."""
+        data = self._ask("Run", _RUN, {"entity": entity, "project": project, "name": run_id})
+        found = _run_of(data)
+        if found is None:
+            return None
+        count = found.get("historyLineCount")
+        return RemoteRun(
+            name=str(found.get("name") or run_id),
+            display_name=_text(found.get("displayName")),
+            state=_text(found.get("state")),
+            history_line_count=count if isinstance(count, int) else None,
+            config=_json_object(found.get("config")),
+            summary=_json_object(found.get("summaryMetrics")),
+            attributes={key: found.get(key) for key in ("displayName", "tags", "group", "jobType", "notes")},
+        )
+
+    def history(
+        self, entity: str, project: str, run_id: str, first_step: int, end_step: int, limit: int
+    ) -> list[dict[str, Any]]:
+        """The rows with `first_step <= _step < end_step`, at most `limit`, in the server's order."""
+        variables = {
+            "entity": entity,
+            "project": project,
+            "run": run_id,
+            "minStep": first_step,
+            "maxStep": end_step,
+            "pageSize": limit,
+        }
+        found = _run_of(self._ask("HistoryPage", _HISTORY_PAGE, variables))
+        lines = None if found is None else found.get("history")
+        if lines is None:
+            return []
+        if not isinstance(lines, list):
+            raise DeliveryError(Failure.UNREADABLE, "the server's history is not a list of rows")
+        return [_row(line) for line in lines]
+
+    def files(self, entity: str, project: str, run_id: str) -> Iterator[RemoteFile]:
+        """Every file of a run, page by page."""
+        cursor: str | None = None
+        while True:
+            variables = {"entity": entity, "project": project, "name": run_id, "fileCursor": cursor, "fileLimit": _PAGE}
+            page = (_run_of(self._ask("RunFiles", _RUN_FILES, variables)) or {}).get("files") or {}
+            for node in _nodes(page):
+                yield RemoteFile(str(node.get("name")), int(node.get("sizeBytes") or 0), _text(node.get("md5")))
+            cursor = _next_cursor(page, cursor)
+            if cursor is None:
+                return
+
+    def artifacts(self, entity: str, project: str, run_id: str) -> Iterator[RemoteArtifact]:
+        """Every artifact that a run made, page by page."""
+        cursor: str | None = None
+        while True:
+            variables = {"entity": entity, "project": project, "run": run_id, "cursor": cursor, "perPage": _PAGE}
+            page = (_run_of(self._ask("RunOutputArtifacts", _OUTPUT_ARTIFACTS, variables)) or {}).get("artifacts") or {}
+            for node in _nodes(page):
+                yield RemoteArtifact(
+                    str(node.get("digest")),
+                    str(node.get("state")),
+                    _integer(node.get("size")),
+                    _integer(node.get("fileCount")),
+                )
+            cursor = _next_cursor(page, cursor)
+            if cursor is None:
+                return
+
+    # -- one question and every way in which it can fail -------------------------------------------------------------
+
+    def _ask(self, operation: str, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        body = {"operationName": operation, "query": document, "variables": dict(variables)}
+        try:
+            response = self._session.post(
+                f"{self.base_url}/graphql",
+                json=body,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                allow_redirects=False,
+            )
+        except requests.exceptions.SSLError as error:
+            raise DeliveryError(Failure.TLS, f"{self.base_url}: {_root(error)}") from error
+        except requests.exceptions.InvalidURL as error:
+            raise DeliveryError(Failure.CONFIGURATION, f"base_url {self.base_url!r} is no address") from error
+        except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
+            raise DeliveryError(
+                Failure.CONFIGURATION, f"base_url {self.base_url!r} must begin with https://"
+            ) from error
+        except OSError as error:  # requests' own errors are OSErrors; a `ca` file that is missing is one too
+            if not isinstance(error, requests.exceptions.RequestException):
+                raise DeliveryError(Failure.CONFIGURATION, str(error)) from error
+            raise DeliveryError(Failure.UNREACHABLE, f"{self.base_url}: {_root(error)}") from error
+        return _answer(self.base_url, operation, response)
+
+
+def _answer(base_url: str, operation: str, response: requests.Response) -> dict[str, Any]:
+    """The data of an answer, or the class of failure that it is."""
+    status = response.status_code
+    if status in (401, 403):
+        raise DeliveryError(Failure.AUTH, f"{base_url} refuses the key ({status})")
+    if status == 407:
+        raise DeliveryError(Failure.UNREACHABLE, "the proxy asks for a login (407)")
+    if status == 429:
+        raise DeliveryError(Failure.RATE, f"{base_url} asks to slow down (429)", retry_after_s=_retry_after(response))
+    if status >= 500 or status in (408, 425):
+        raise DeliveryError(Failure.SERVER_ERROR, f"{base_url} answers {status}", retry_after_s=_retry_after(response))
+    page = "html" in response.headers.get("Content-Type", "").lower() or response.content[:200].lstrip()[:1] == b"<"
+    if 300 <= status < 400 or page:
+        raise DeliveryError(Failure.CAPTIVE_PORTAL, f"{base_url} answers with a web page or a redirection ({status})")
+    try:
+        body = response.json()
+    except ValueError as error:
+        raise DeliveryError(
+            Failure.UNREADABLE, f"{base_url}: the answer to {operation} is not JSON ({status})"
+        ) from error
+    if not isinstance(body, dict):
+        raise DeliveryError(Failure.UNREADABLE, f"{base_url}: the answer to {operation} is not GraphQL's")
+    return _data(base_url, operation, status, body)
+
+
+def _data(base_url: str, operation: str, status: int, body: dict[str, Any]) -> dict[str, Any]:
+    errors = body.get("errors")
+    data = body.get("data")
+    if errors:
+        messages = "; ".join(_message(error) for error in errors[:3]) if isinstance(errors, list) else str(errors)
+        if "permission denied" in messages.lower() or "not authorized" in messages.lower():
+            raise DeliveryError(Failure.REFUSED, f"{operation}: {messages}")
+        raise DeliveryError(Failure.UNREADABLE, f"{base_url} can't answer {operation}: {messages[:300]}")
+    if status >= 400 or not isinstance(data, dict):
+        raise DeliveryError(Failure.UNREADABLE, f"{base_url} can't answer {operation} ({status})")
+    return data
+
+
+def _message(error: object) -> str:
+    return str(error.get("message")) if isinstance(error, dict) else str(error)
+
+
+def _retry_after(response: requests.Response) -> float | None:
+    try:
+        return min(max(float(response.headers.get("Retry-After", "")), 0.0), RETRY_AFTER_CAP_S)
+    except ValueError:
+        return None
+
+
+def _root(error: BaseException) -> str:
+    """The innermost cause in one line: `requests` wraps errors several times."""
+    reason = getattr(error.args[0], "reason", error) if error.args else error
+    return str(reason).split("object at")[-1].partition(": ")[2].strip(" ')\"") or str(reason)
+
+
+def _run_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
+    run = (data.get("project") or {}).get("run")
+    return run if isinstance(run, dict) else None
+
+
+def _nodes(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for edge in page.get("edges") or []:
+        if isinstance(edge, dict) and isinstance(edge.get("node"), dict):
+            yield edge["node"]
+
+
+def _next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
+    """The cursor of the next page; None at the end, also for a server that repeats itself."""
+    info = page.get("pageInfo") or {}
+    cursor = _text(info.get("endCursor"))
+    return cursor if info.get("hasNextPage") and cursor and cursor != before else None
+
+
+def _row(line: object) -> dict[str, Any]:
+    try:
+        row = json.loads(line) if isinstance(line, (str, bytes)) else line
+    except ValueError as error:
+        raise DeliveryError(Failure.UNREADABLE, "a row of the server's history is not JSON") from error
+    if not isinstance(row, dict):
+        raise DeliveryError(Failure.UNREADABLE, "a row of the server's history is not an object")
+    return row
+
+
+def _json_object(value: object) -> dict[str, Any] | None:
+    if isinstance(value, str):
+        try:
+            value = json.loads(value)
+        except ValueError:
+            return None
+    return value if isinstance(value, dict) else None
+
+
+def _text(value: object) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: object) -> int | None:
+    if isinstance(value, str) and value.isdigit():
+        return int(value)
+    return value if isinstance(value, int) else None
