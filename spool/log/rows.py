@@ -1,0 +1,110 @@
+"""Rows: the committed steps of a log.
+
+Guarantees: every whole history record is one `Row`, in the order of the log. Which calls of a program make a row is
+written down in docs/log-format.md. A history record that cannot be read as a row (`read_row` gives None) is left out
+and counted by `facts` as malformed.
+
+`Row.values` is un-nested (`{"a": {"b": 1}}` is `{"a.b": 1}`), with the numbers as logged and NaN as a float, and
+without `_step`. `Row.digest` is the value digest of `canonical`. A row larger than `MAX_ROW_BYTES` stands with its
+step, without values, and with the digest of its bytes: it counts, and it equals nothing that a server returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from hashlib import sha256
+from pathlib import Path
+from typing import BinaryIO, NamedTuple
+
+from wandb_spool.spool.log.canonical import KeyRoom, digest_of, unnested, value_digest
+from wandb_spool.spool.log.framing import LogReader
+from wandb_spool.spool.log.items import MAX_ITEMS, read_item, read_step
+from wandb_spool.spool.log.record import Record, RecordKind, content
+from wandb_spool.spool.log.wire import WireError, fields, require_message
+
+_ITEM, _STEP = 1, 2
+_STEP_PATH = ("_step",)
+
+MAX_ROW_BYTES = 16 * 1024 * 1024
+"""Values of larger rows are not decoded; no server takes a history line of that size."""
+
+
+class Row(NamedTuple):
+    """One committed step."""
+
+    step: int
+    values: dict[str, object]
+    digest: bytes
+    record_num: int
+
+
+def rows(source: Path | str | BinaryIO, *, salvage: bool = False) -> Iterator[Row]:
+    """The rows of a log. How the log ends is what `facts` tells."""
+    with LogReader(source, salvage=salvage) as reader:
+        for record in reader:
+            if record.kind == RecordKind.HISTORY:
+                row = read_row(record)
+                if row is not None:
+                    yield row
+
+
+def read_row(record: Record) -> Row | None:
+    """The row in a history record; None when it is not one."""
+    if len(record.payload) > MAX_ROW_BYTES:
+        step = read_step_of(record)
+        return None if step is None else Row(step, {}, sha256(record.payload).digest(), record.num)
+    try:
+        step, members = _read_history(record)
+    except WireError:
+        return None
+    if step is None:
+        return None
+    values = {path[0] if len(path) == 1 else ".".join(path): value for path, value in members.items()}
+    if len(values) == len(members):
+        digest = value_digest(values)
+    else:
+        digest = digest_of((".".join(path), value) for path, value in members.items())
+    return Row(step, _flat(values), digest, record.num)
+
+
+def read_step_of(record: Record) -> int | None:
+    """Only the step of a history record; the values of a small one are decoded when it stands among them."""
+    try:
+        start, end = content(record)
+        for field in fields(record.payload, start, end):
+            if field.number == _STEP:
+                return read_step(record.payload, field.start, require_message(field).end)
+        return _read_history(record)[0] if len(record.payload) <= MAX_ROW_BYTES else None
+    except WireError:
+        return None
+
+
+def _read_history(record: Record) -> tuple[int | None, dict[tuple[str, ...], object]]:
+    buf = record.payload
+    start, end = content(record)
+    step: int | None = None
+    members: dict[tuple[str, ...], object] = {}
+    count = 0
+    for field in fields(buf, start, end):
+        if field.number == _ITEM:
+            count += 1
+            if count > MAX_ITEMS:
+                raise WireError("too many items in one row")
+            path, value = read_item(buf, field.start, require_message(field).end)
+            members[path] = value
+        elif field.number == _STEP:
+            step = read_step(buf, field.start, require_message(field).end)
+    logged = members.pop(_STEP_PATH, None)
+    if step is None and isinstance(logged, (int, float)) and logged == logged // 1:
+        step = int(logged)
+    return step, members
+
+
+def _flat(values: dict[str, object]) -> dict[str, object]:
+    if not any(isinstance(value, Mapping) for value in values.values()):
+        return values
+    flat: dict[str, object] = {}
+    room = KeyRoom()
+    for key, value in values.items():
+        flat.update(unnested(key, value, room) if isinstance(value, Mapping) else ((key, value),))
+    return flat
