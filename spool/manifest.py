@@ -69,6 +69,7 @@ class Manifest:
     python_version: str | None
     base_url: str | None
     overridden: tuple[str, ...]
+    alerts: int
     files: tuple[SealedFile, ...]
     artifacts: tuple[dict[str, Any], ...]
     changed: tuple[dict[str, Any], ...]
@@ -154,6 +155,7 @@ def manifest_from_json(body: Mapping[str, Any]) -> Manifest:
         exit_known_from=_text(body.get("exit_known_from", UNKNOWN)),
         process_exit_code=_integer(body.get("process_exit_code")),
         overridden=tuple(_text(item) for item in body.get("overridden") or ()),
+        alerts=_count(body.get("alerts", 0)),
         files=tuple(_sealed_file(item) for item in body["files"]),
         artifacts=tuple(dict(item) for item in body.get("artifacts") or ()),
         changed=tuple(dict(item) for item in body.get("changed") or ()),

@@ -191,6 +191,7 @@ def _seal(
         python_version=(found.python_version or None) if found else None,
         base_url=entry.base_url,
         overridden=tuple(str(item) for item in entry.extra.get("overridden") or ()),
+        alerts=found.alerts if found else 0,
         files=tuple(files),
         artifacts=tuple(_artifact_summaries(found)) if found else (),
         changed=tuple(change.as_json() for change in changes),

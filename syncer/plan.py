@@ -1,0 +1,131 @@
+"""What to do next: a pure function of entries, clock and budget.
+
+Fresh runs come first and a backlog never delays them: due entries of `incoming` and of `deferred` are taken
+alternately. The fragments of one run go in the order of their predecessors; a run goes one fragment at a time. Nothing
+here reads a clock, a file or a server.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import chain, zip_longest
+
+from wandb_spool.spool.clock import seconds
+from wandb_spool.spool.configuration import Limits
+from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.states import State
+
+from .failures import OUTAGES
+
+BLOCKING = frozenset({State.HELD, State.QUARANTINED, State.TRANSIT})
+"""A predecessor in one of these states keeps its successors waiting until it is mended or skipped."""
+
+
+@dataclass(frozen=True)
+class Known:
+    """An entry and the state in which it was seen."""
+
+    entry: Entry
+    state: State
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """An entry that has to wait for another one."""
+
+    known: Known
+    predecessor: str
+    predecessor_state: State
+
+
+def next_backoff_s(previous_s: float, limits: Limits) -> float:
+    """The ceiling of the next wait: the first one, then doubling to a cap."""
+    return min(limits.backoff_cap_s, max(limits.backoff_first_s, 2.0 * previous_s))
+
+
+def jittered_s(ceiling_s: float, rng: random.Random) -> float:
+    """Full jitter: it spreads a backlog that failed together, so that it does not ripen at once."""
+    return rng.uniform(0.0, ceiling_s)
+
+
+def is_due(entry: Entry, now_s: float, limits: Limits) -> bool:
+    """Whether the not-before time has come. One beyond the largest backoff comes from another clock: it is due."""
+    not_before = seconds(entry.not_before)
+    return not_before is None or not_before <= now_s or not_before > now_s + limits.backoff_cap_s
+
+
+def deferred_by_outage(entry: Entry) -> bool:
+    """Whether an entry waits for its destination and not for itself: it is due as soon as the destination answers."""
+    return entry.reason is not None and any(entry.reason.startswith(f"{failure}:") for failure in OUTAGES)
+
+
+def run_order(entries: Sequence[Entry]) -> list[Entry]:
+    """The fragments of one run, each after its predecessor.
+
+    Those whose predecessor is unknown, and several with the same one, come in the order of their creation, which is
+    the order of one host's names; a circle (a damaged entry) is broken there too.
+    """
+    remaining = {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.created, entry.name))}
+    ordered: list[Entry] = []
+    while remaining:
+        ready = [entry for entry in remaining.values() if entry.predecessor not in remaining]
+        chosen = ready[0] if ready else next(iter(remaining.values()))
+        ordered.append(chosen)
+        del remaining[chosen.name]
+    return ordered
+
+
+def interleave(fresh: Iterable[Known], backlog: Iterable[Known]) -> list[Known]:
+    """Fresh entries and backlog in turn, the fresh ones first."""
+    pairs = zip_longest(fresh, backlog)
+    return [known for known in chain.from_iterable(pairs) if known is not None]
+
+
+def candidates(known: Iterable[Known], now_s: float, limits: Limits, *, everything: bool) -> list[Known]:
+    """Entries that may be served in this pass, in the order in which they should be."""
+    fresh: list[Known] = []
+    backlog: list[Known] = []
+    for item in sorted(known, key=lambda item: (item.entry.created, item.entry.name)):
+        if item.state is State.INCOMING:
+            fresh.append(item)
+        elif item.state is State.DEFERRED and (
+            everything or is_due(item.entry, now_s, limits) or deferred_by_outage(item.entry)
+        ):
+            backlog.append(item)
+    return interleave(fresh, backlog)
+
+
+def first_of_run(
+    due: Sequence[Known], siblings: Mapping[str, Sequence[Known]], run_of: Mapping[str, str]
+) -> tuple[list[Known], list[Waiting]]:
+    """Of each run the one fragment that is next, and those that wait for a predecessor that doesn't move.
+
+    `run_of` maps an entry's name to its run, `siblings` a run to all its fragments in every state.
+    """
+    chosen: list[Known] = []
+    waiting: list[Waiting] = []
+    seen: set[str] = set()
+    due_names = {item.entry.name for item in due}
+    for item in due:
+        run = run_of[item.entry.name]
+        if run in seen:
+            continue
+        seen.add(run)
+        states = {sibling.entry.name: sibling.state for sibling in siblings[run]}
+        ordered = run_order([sibling.entry for sibling in siblings[run]])
+        blocker: tuple[str, State] | None = None
+        for entry in ordered:
+            state = states[entry.name]
+            if state in BLOCKING and not entry.extra.get("skipped"):
+                blocker = blocker or (entry.name, state)
+            elif entry.name in due_names:
+                known = next(sibling for sibling in siblings[run] if sibling.entry.name == entry.name)
+                if blocker is None:
+                    chosen.append(known)
+                    break
+                waiting.append(Waiting(known, *blocker))
+            elif state in (State.INCOMING, State.DEFERRED, State.ACTIVE):
+                break  # its turn has not come, and nobody overtakes it
+    return chosen, waiting

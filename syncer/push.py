@@ -1,0 +1,239 @@
+"""Run `wandb sync` on push views, in a scrubbed environment, and end it when it makes no progress.
+
+Its exit code, markers and text are hints and are returned as such: `wandb sync` exits 0 and marks runs synced when the
+server refused every row. Nothing that it does can reach the spool: it sees only push views. On the way out, whatever the
+reason, no process of it is left.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import psutil
+from wandb_spool.spool.configuration import Destination
+
+from .view import View
+
+NO_PROGRESS_S = 60.0
+POLL_S = 0.05
+
+# wandb's own retries end in minutes to days; ours are the ones that count, because only ours are followed by a read-back.
+RETRIES = {
+    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.5",
+    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "4",
+    "WANDB_X_GRAPHQL_TIMEOUT_SECONDS": "30",
+    "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
+    "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "0.5",
+    "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "4",
+    "WANDB_X_FILE_STREAM_TIMEOUT_SECONDS": "60",
+    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "3",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "0.5",
+    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "4",
+}
+
+_KEPT = (
+    "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME",
+    "HTTPS_PROXY", "HTTP_PROXY", "NO_PROXY", "https_proxy", "http_proxy", "no_proxy", "ALL_PROXY", "all_proxy",
+    "SSL_CERT_FILE", "SSL_CERT_DIR",
+)  # fmt: skip
+
+
+@dataclass(frozen=True)
+class PushResult:
+    """What a push looked like. Hints only."""
+
+    exit_code: int | None
+    hung: bool
+    stopped: bool
+    seconds: float
+    output: str
+    marked: frozenset[Path]
+    """Logs for which `.synced` was written."""
+    errors: tuple[str, ...] = ()
+    """What wandb wrote into its own log at level ERROR or about a refused request."""
+    codes: frozenset[int] = field(default_factory=frozenset)
+    """HTTP status codes of refused requests that are named in output or log."""
+
+
+def environment(
+    destination: Destination, base_url: str, key: str, scratch: Path, environ: Mapping[str, str]
+) -> dict[str, str]:
+    """The scrubbed environment of a push: nothing of the syncer's WANDB_* leaks into a run."""
+    kept = {name: environ[name] for name in _KEPT if name in environ}
+    if "SSL_CERT_FILE" not in kept and environ.get("REQUESTS_CA_BUNDLE"):
+        kept["SSL_CERT_FILE"] = environ["REQUESTS_CA_BUNDLE"]  # wandb-core knows only the former
+    if destination.ca is not None:
+        kept["SSL_CERT_FILE"] = str(destination.ca)
+    if destination.proxy is not None:
+        kept["HTTPS_PROXY"] = kept["HTTP_PROXY"] = destination.proxy
+    own = {
+        "HOME": str(scratch / "home"),
+        "WANDB_BASE_URL": base_url,
+        "WANDB_API_KEY": key,
+        "WANDB_DIR": str(scratch / "own"),
+        "WANDB_CACHE_DIR": str(scratch / "own"),
+        "WANDB_DATA_DIR": str(scratch / "own"),
+        "WANDB_CONFIG_DIR": str(scratch / "own"),
+        "WANDB_ARTIFACT_DIR": str(scratch / "own"),
+        "WANDB_ERROR_REPORTING": "false",
+        "PYTHONUNBUFFERED": "1",
+    }
+    return {**kept, **RETRIES, **own}
+
+
+def push(
+    views: Sequence[View],
+    destination: Destination,
+    base_url: str,
+    key: str,
+    scratch: Path,
+    environ: Mapping[str, str],
+    *,
+    no_progress_s: float = NO_PROGRESS_S,
+    keep_going: Callable[[], bool] = lambda: True,
+) -> PushResult:
+    """Push views with one `wandb sync`. `keep_going` is asked all the time; False ends the push at once.
+
+    Raises OSError when the scratch disk is full or Python can't be started.
+    """
+    for name in ("home", "own", "cwd"):
+        (scratch / name).mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", "wandb", "sync", "-n", "5", *(str(view.directory) for view in views)]
+    output = scratch / "output"
+    started = time.monotonic()
+    with output.open("wb") as sink:
+        process = subprocess.Popen(
+            command,
+            env=environment(destination, base_url, key, scratch, environ),
+            cwd=scratch / "cwd",
+            stdin=subprocess.DEVNULL,
+            stdout=sink,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+        try:
+            hung, stopped = _watch(process, output, no_progress_s, keep_going)
+        finally:
+            end(process)
+    text = output.read_text(errors="replace")[-20_000:].replace(key, "***")
+    errors = _own_errors(scratch / "own")
+    return PushResult(
+        exit_code=process.returncode,
+        hung=hung,
+        stopped=stopped,
+        seconds=time.monotonic() - started,
+        output=text,
+        marked=frozenset(view.log for view in views if Path(f"{view.log}.synced").exists()),
+        errors=errors,
+        codes=_codes(text, errors),
+    )
+
+
+def _watch(
+    process: subprocess.Popen[bytes], output: Path, no_progress_s: float, keep_going: Callable[[], bool]
+) -> tuple[bool, bool]:
+    """Wait for the end; (hung, stopped). Progress is any byte read or written by the process tree."""
+    last = -1
+    last_change = last_look = time.monotonic()
+    while process.poll() is None:
+        try:
+            process.wait(POLL_S)
+            break
+        except subprocess.TimeoutExpired:
+            pass
+        if not keep_going():
+            return False, True
+        now = time.monotonic()
+        if now - last_look >= min(1.0, no_progress_s / 4):
+            last_look = now
+            seen = _bytes_moved(process.pid) + output.stat().st_size
+            if seen != last:
+                last, last_change = seen, now
+        if now - last_change >= no_progress_s:
+            return True, False
+    return False, False
+
+
+def _bytes_moved(pid: int) -> int:
+    """Bytes that a process tree read and wrote (files and sockets). Small talk on pipes is not progress."""
+    total = 0
+    for process in _tree(pid):
+        try:
+            counters = process.io_counters()
+        except (psutil.Error, OSError):
+            continue
+        total += (counters.read_chars + counters.write_chars) // 4096
+    return total
+
+
+def _tree(pid: int) -> list[psutil.Process]:
+    try:
+        parent = psutil.Process(pid)
+        return [parent, *parent.children(recursive=True)]
+    except psutil.Error:
+        return []
+
+
+def end(process: subprocess.Popen[bytes], *, grace_s: float = 3.0) -> None:
+    """End a push and everything that it started: TERM, then KILL."""
+    tree = _tree(process.pid)
+    if process.poll() is None:
+        for member in tree:
+            _signal(member, psutil.Process.terminate)
+        gone, alive = psutil.wait_procs(tree, timeout=grace_s)
+        del gone
+        for member in alive:
+            _signal(member, psutil.Process.kill)
+        process.wait()
+    try:
+        os.killpg(process.pid, 9)  # what lost its parent is still in the session's group
+    except (ProcessLookupError, PermissionError):
+        pass
+
+
+def _signal(process: psutil.Process, how: Callable[[psutil.Process], None]) -> None:
+    try:
+        how(process)
+    except psutil.Error:
+        pass  # it is gone already
+
+
+_REFUSED = re.compile(r"(?:status|code|HTTP|error|Error)[ :=\"]*(4\d\d|5\d\d)\b")
+
+
+def _codes(text: str, errors: Sequence[str]) -> frozenset[int]:
+    found: set[int] = set()
+    for line in (*text.splitlines(), *errors):
+        found.update(int(code) for code in _REFUSED.findall(line))
+    return frozenset(found)
+
+
+def _own_errors(directory: Path) -> tuple[str, ...]:
+    """Lines of wandb's own sync log that tell of an error (file and artifact failures stand nowhere else)."""
+    found: list[str] = []
+    for path in sorted(directory.glob("wandb/logs/debug-sync*.log")):
+        with path.open("rb") as stream:
+            for line in stream:
+                told = _error_of(line)
+                if told is not None and len(found) < 200:
+                    found.append(told)
+    return tuple(found)
+
+
+def _error_of(line: bytes) -> str | None:
+    try:
+        record = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(record, dict) or record.get("level") != "ERROR":
+        return None
+    return f"{record.get('msg', '')} {record.get('error', '')}".strip()[:500]

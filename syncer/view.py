@@ -1,0 +1,138 @@
+"""The push view: a scratch copy of a fragment, the only thing that `wandb sync` ever sees.
+
+It bears the run directory's name, links to the sealed files where that is safe, and a `.syncstate` written by us, so that
+the server never decides a step (the client lifts every step below the starting step that it derives from the server).
+The log is the sealed one, or a rewrite of it: without the rows that the server has or that are superseded, past damage,
+with artifact paths as they are here, with the target's entity, project and id. The spool itself is never written.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+from wandb_spool.spool.entry import Entry, Target
+from wandb_spool.spool.log import (
+    EndingKind,
+    RecordKind,
+    Transform,
+    chain,
+    drop_kinds,
+    keep_steps,
+    move_artifacts,
+    override_run,
+    rewrite,
+    rewrite_manifest_file,
+    set_resume,
+)
+from wandb_spool.spool.manifest import Manifest
+
+from .compare import FragmentRows
+from .failures import DeliveryError, Failure
+
+SYNC_STATE = {"starting_step": 0, "starting_runtime": 0}
+"""Seeded before every push: steps and runtimes stand as they were logged."""
+
+
+@dataclass(frozen=True)
+class View:
+    """A push view that is ready for `wandb sync`."""
+
+    directory: Path
+    log: Path
+    rewritten: bool
+    alerts_dropped: int
+
+
+@dataclass(frozen=True)
+class Content:
+    """What a push of one fragment should carry."""
+
+    rows: FragmentRows
+    run_exists: bool
+    send_alerts: bool
+    unwanted_files: frozenset[str] = field(default_factory=frozenset)
+    """Files (below `files/`) that the server has already."""
+
+
+def build(root: Path, entry: Entry, manifest: Manifest, target: Target, content: Content, scratch: Path) -> View:
+    """Make the push view of a fragment in the empty directory `scratch`.
+
+    `root` is the spool's. Raises DeliveryError for what must not be followed, OSError when the scratch disk is full.
+    """
+    launch = entry.launch_directory(root)
+    directory = scratch / _offline_name(manifest.fragment)
+    directory.mkdir(parents=True)
+    sealed_log = next((item for item in manifest.files if item.kind == "log"), None)
+    if sealed_log is None:
+        raise DeliveryError(Failure.DAMAGED, "the manifest lists no log")
+    source = launch / sealed_log.path
+    log = directory / f"run-{target.run_id}.wandb"
+    _link_files(launch, entry, manifest, directory, content.unwanted_files)
+    transforms = _transforms(launch, manifest, target, content, scratch)
+    rewritten = bool(transforms) or manifest.log_ending not in (EndingKind.FINISHED.value, EndingKind.CLEAN.value)
+    if rewritten:
+        rewrite(source, log, chain(*transforms) if transforms else None, salvage=True)
+    else:
+        log.symlink_to(source)
+    Path(f"{log}.syncstate").write_text(json.dumps(SYNC_STATE))
+    return View(directory, log, rewritten, 0 if content.send_alerts else manifest.alerts)
+
+
+def _offline_name(fragment: str) -> str:
+    """`wandb sync` skips, silently, what is not called `offline-run-…`."""
+    return fragment if fragment.startswith("offline-") else f"offline-{fragment}"
+
+
+def _link_files(launch: Path, entry: Entry, manifest: Manifest, directory: Path, unwanted: frozenset[str]) -> None:
+    prefix = PurePosixPath("wandb") / entry.fragment / "files"
+    (directory / "files").mkdir()
+    for item in manifest.files:
+        if item.kind != "file":
+            continue
+        name = PurePosixPath(item.path).relative_to(prefix)
+        if name.as_posix() in unwanted:
+            continue
+        link = directory / "files" / name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to(launch / item.path)
+
+
+def _transforms(launch: Path, manifest: Manifest, target: Target, content: Content, scratch: Path) -> list[Transform]:
+    transforms: list[Transform] = []
+    rows = content.rows
+    if rows.missing != rows.total:
+        transforms.append(keep_steps(rows.missing_steps.__contains__))
+    if content.run_exists:
+        transforms.append(set_resume(True))
+    if not content.send_alerts and manifest.alerts:
+        transforms.append(drop_kinds(RecordKind.ALERT))
+    if (manifest.entity, manifest.project, manifest.run_id) != (target.entity, target.project, target.run_id):
+        transforms.append(override_run(entity=target.entity, project=target.project, run_id=target.run_id))
+    moved = _moved(launch, manifest)
+    if moved:
+        transforms.append(_artifact_paths(moved, scratch))
+    return transforms
+
+
+def _moved(launch: Path, manifest: Manifest) -> dict[str, str]:
+    """Where the artifact bytes lie now that the log names elsewhere."""
+    staged = (item for item in manifest.files if item.kind == "staged" and item.source)
+    now = {str(item.source): str(launch / item.path) for item in staged}
+    return now if any(source != place for source, place in now.items()) else {}
+
+
+def _artifact_paths(moved: dict[str, str], scratch: Path) -> Transform:
+    def place(path: str) -> str:
+        return moved.get(path, path)
+
+    def manifest_place(path: str) -> str:
+        if not path:
+            return path
+        rewritten = scratch / f"manifest-{time.monotonic_ns()}.jsonl.gz"
+        rewrite_manifest_file(Path(place(path)), rewritten, place)
+        return str(rewritten)
+
+    return move_artifacts(place, manifest_place)
