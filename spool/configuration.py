@@ -1,8 +1,8 @@
 """What a person configured: where the spool is, and the destinations (TOML).
 
-Read from `/etc/wandb-spool.toml`, then the user's own file; the user's value wins, a destination as a whole. A file that
-is missing is no error. Everything that can't be understood is a `ConfigurationError`: one line with file and key, never
-a guess. Keys of accounts do not belong into it: `key_file` names a file that only its owner may read.
+Read from `/etc/wandb-spool.toml`, then the user's own file; the user's value wins, a destination as a whole. A file
+that is missing is no error. Everything that can't be understood is a `ConfigurationError`: one line with file and key,
+never a guess. Keys of accounts do not belong into it: `key_file` names a file that only its owner may read.
 
 ```toml
 spool = "/scratch/ada/spool"

@@ -1,0 +1,182 @@
+"""The launcher: run any training command unchanged, offline into the spool, and seal what it logged.
+
+Guarantees
+* The command runs, whatever is wrong with the spool (unless `require_spool`); its exit code is passed on, 128+n for
+  death by signal n. The launcher's own failures are 125 (no spool, and it was required), 126 and 127.
+* Every fragment of the launch is sealed when its writer is gone, or stays *open* for `recover` with one line that says
+  so. Killing the launcher at any point loses nothing: the command goes on, and `recover` does the rest.
+* It waits without using the processor, in one thread, and imports nothing that a training environment could break.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.launches import Launch
+from wandb_spool.spool.layout import LaunchPaths
+from wandb_spool.spool.queue import Spool
+
+from .child import Command, NotStarted, attend, block_signals, start, unblock_signals
+from .environment import LaunchEnvironment, environment_without_spool, launch_environment
+from .fallback import candidates, choose, warning
+from .hook import HOOK_DIR
+from .redaction import redact
+from .resume_key import Attempts, ResumeKey, decide, job_key, name_key
+from .sealing import Sealed, Sealer
+
+NO_SPOOL = 125
+WRITERS_TIMEOUT_S = 10.0
+
+
+@dataclass(frozen=True)
+class LaunchRequest:
+    """What a person asked for."""
+
+    command: tuple[str, ...]
+    spool: Path
+    require_spool: bool = False
+    hold: bool = False
+    resume_key: str | None = None
+    name: str | None = None
+    quiet: bool = False
+    writers_timeout_s: float = WRITERS_TIMEOUT_S
+
+
+def run(request: LaunchRequest, environ: Mapping[str, str], *, told: TextIO | None = None) -> int:
+    """Run the command to its end; returns the exit code for this process."""
+    mask = block_signals()
+    say = _Voice(told or sys.stderr)
+    places = candidates(request.spool, environ)
+    if request.require_spool:
+        places = places[:1]
+    chosen = choose(places, lambda spool: make_launch(spool, request, environ))
+    for line in warning(chosen):
+        say(line)
+    if chosen.launch is None and request.require_spool:
+        say("the command was not started, because of --require-spool")
+        return NO_SPOOL
+    return _run_in(chosen.launch, request, environ, mask, say)
+
+
+def make_launch(spool: Spool, request: LaunchRequest, environ: Mapping[str, str]) -> Launch:
+    """The launch directory of one command. No key of anybody's is in its record. Raises StorageError."""
+    extra = {"base_url": environ.get("WANDB_BASE_URL") or None}
+    return Launch.create(spool, redact(request.command, environ), extra=extra)
+
+
+def resume_key(launch: Launch, request: LaunchRequest, environ: Mapping[str, str]) -> ResumeKey | None:
+    """Which runs this launch continues. A spool that can't answer means: new runs."""
+    named = request.resume_key is not None
+    key = name_key(request.resume_key, environ) if request.resume_key else job_key(environ, request.command)
+    if key is None:
+        return None
+    restart_count = int(environ["SLURM_RESTART_COUNT"]) if environ.get("SLURM_RESTART_COUNT", "").isdigit() else 0
+    attempts = Attempts.of(launch.spool.root, key)
+    try:
+        # A launch that logged nothing is gone; it is nobody's predecessor.
+        earlier = [item for item in attempts.earlier() if launch.spool.paths.launch(str(item["launch"])).is_dir()]
+        attempts.add(launch.name, restart_count, mode=launch.spool.file_mode)
+    except (SpoolError, OSError):
+        return None
+    return decide(key, named=named, restart_count=restart_count, launch=launch.name, earlier=earlier)
+
+
+def environment_of(launch: Launch, request: LaunchRequest, environ: Mapping[str, str]) -> LaunchEnvironment:
+    """What a command that belongs to this launch finds in its environment."""
+    resumed = resume_key(launch, request, environ)
+    return launch_environment(
+        environ,
+        spool=launch.spool.root,
+        launch=launch.paths.root,
+        hook=HOOK_DIR,
+        command=request.command,
+        name=request.name,
+        resume_key=None if resumed is None else resumed.encode(),
+    )
+
+
+class _Voice:
+    """Says a line on stderr. One that can't be written is dropped: the terminal may be gone."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def __call__(self, line: str) -> None:
+        try:
+            self.stream.write(f"wandb-spool: {line}\n")
+            self.stream.flush()
+        except (OSError, ValueError, UnicodeError):
+            pass
+
+    @property
+    def unicode(self) -> bool:
+        return "utf" in (self.stream.encoding or "").lower()
+
+
+def _run_in(
+    launch: Launch | None, request: LaunchRequest, environ: Mapping[str, str], mask: set[int], say: _Voice
+) -> int:
+    changes = environment_without_spool(environ) if launch is None else environment_of(launch, request, environ)
+    if changes.overridden:
+        say(f"overridden for this launch: {', '.join(changes.overridden)}")
+    try:
+        command = start(request.command, changes.applied_to(environ), mask)
+    except NotStarted as error:
+        say(str(error))
+        if launch is not None:
+            launch.discard_if_empty()
+        return error.exit_code
+    sealer = None if launch is None else Sealer(launch, hold=request.hold)
+    code = _attend(command, sealer)
+    if launch is None or sealer is None:
+        say("this launch was not logged: no place could be written")
+        return code
+    return _finish(sealer, request, (command.pid, code), mask, say)
+
+
+def _attend(command: Command, sealer: Sealer | None) -> int:
+    if sealer is None:
+        return attend(command, on_idle=lambda: None, on_child=lambda pid, code: None)
+    return attend(command, on_idle=sealer.poll, on_child=sealer.child_ended)
+
+
+def _finish(sealer: Sealer, request: LaunchRequest, process: tuple[int, int], mask: set[int], say: _Voice) -> int:
+    """Seal and tell. Whatever goes wrong here, the command's exit code is the answer."""
+    launch, code = sealer.launch, process[1]
+    try:
+        unblock_signals(mask)
+        if not launch.paths.root.is_dir():
+            say(f"the launch directory is gone: {launch.paths.root}. What was logged into it is lost with it")
+            return code
+        if not _has_runs(launch.paths):
+            launch.discard_if_empty()
+            return code
+        launch.free_reserve()
+        sealed = sealer.finish(timeout_s=request.writers_timeout_s, process=process)
+        if not request.quiet:
+            _tell(launch, sealed, say)
+    except KeyboardInterrupt:
+        say(f"interrupted while sealing; nothing is lost: `wandb-spool recover --spool {launch.spool.root}` goes on")
+    except Exception as error:  # noqa: BLE001 - the training is over; its exit code must not become ours
+        say(f"sealing failed ({error!r}); nothing is lost: `wandb-spool recover --spool {launch.spool.root}` goes on")
+    return code
+
+
+def _has_runs(paths: LaunchPaths) -> bool:
+    try:
+        return bool(paths.fragments()) or bool(os.listdir(paths.staged))
+    except OSError:
+        return True  # the launch directory is out of reach; the seal says what is wrong with it
+
+
+def _tell(launch: Launch, sealed: list[Sealed], say: _Voice) -> None:
+    from .ending import ending
+
+    for line in ending(launch.spool, sealed, unicode=say.unicode):
+        say(line)
