@@ -14,8 +14,21 @@ def part(name: str) -> Any:
     return importlib.import_module("wandb.sdk." + name)
 
 
+def messages(name: str = "wandb_internal_pb2") -> Any:
+    """The protobuf classes that this wandb was built with."""
+    return importlib.import_module("wandb.proto." + name)
+
+
 def run_class() -> Any:
     return part("wandb_run").Run
+
+
+def interface_of(run: Any) -> Any:
+    """What the run speaks through; None for a disabled run."""
+    found = getattr(run, "_interface", None)
+    if found is None:  # before 0.25
+        found = getattr(getattr(run, "_backend", None), "interface", None)
+    return found
 
 
 def singleton() -> Any:

@@ -1,18 +1,15 @@
-"""How a run ends with the program: ``sys.exit``, an uncaught exception, the plain end.
+"""The code with which the program is about to exit: ``sys.exit``, an uncaught exception, the plain end.
 
-Guarantees: a run that is still open when the program ends is finished, with the exit code of the program as far as
-Python tells it: ``raise SystemExit(n)`` is seen only where the interpreter can report it (3.12 and newer), else the
-launcher's record of the process is the truth.
+``raise SystemExit(n)`` is seen only where the interpreter can report it (3.12 and newer); elsewhere the launcher's
+record of the process is the truth.
 """
 
 from __future__ import annotations
 
-import atexit
 import sys
-from typing import Any, Optional
+from typing import Any
 
-from .anatomy import part, run_class
-from .process import Process, Session
+from .anatomy import part
 
 
 class ExitCode:
@@ -20,6 +17,7 @@ class ExitCode:
 
     def __init__(self) -> None:
         self.code = 0
+        self.patience_s = float("inf")  # how long the end may take; SIGTERM shortens it
 
     def watch(self) -> None:
         """Once, early: ``from sys import exit`` must find the watched one."""
@@ -73,36 +71,3 @@ def _as_int(status: Any) -> int:
 
 
 exit_code = ExitCode()
-
-
-def finish_at_exit(process: Process) -> None:
-    """Run before wandb's own exit handler: the one that was registered last runs first."""
-    atexit.unregister(finish_all)
-    atexit.register(finish_all, process)
-
-
-def finish_all(process: Process, code: Optional[int] = None) -> None:
-    for session in process.unfinished():
-        session.run.finish(exit_code=exit_code.code if code is None else code)
-
-
-def install(process: Process) -> None:
-    Run = run_class()
-    exit_code.watch_wandb()
-    original = Run._finish
-
-    def _finish(self: Any, exit_code: Optional[int] = None) -> Any:
-        session = process.of(self)
-        try:
-            return original(self, exit_code)
-        finally:
-            if session is not None and not session.finished:
-                _end(session, exit_code)
-
-    Run._finish = _finish
-
-
-def _end(session: Session, asked: Optional[int]) -> None:
-    session.finished = True
-    code = asked or getattr(session.run, "_exit_code", None) or 0
-    session.fragment.end("finished", code)

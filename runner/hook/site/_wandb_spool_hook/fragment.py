@@ -7,11 +7,10 @@ Whatever of the spool can't be written is left out after one notice; the countin
 from __future__ import annotations
 
 import os
-import threading
 from typing import Any, List, Optional
 
 from . import entry
-from .alive import Alive, heart
+from .alive import Alive
 from .launch import Launch
 from .notice import say_once
 from .rows import Rows
@@ -26,19 +25,18 @@ class Fragment:
         predecessor: Optional[str] = None,
         overridden: Optional[List[str]] = None,
         base_url: Optional[str] = None,
-        first_step: int = 0,
+        first_step: Optional[int] = None,
     ) -> None:
         settings = run._settings
         self.log = settings.sync_file
         self.run_dir = os.path.dirname(self.log)
-        self.rows = Rows(first_step)
-        self.lock = threading.RLock()  # reentrant: a SIGTERM handler may finish the run in the middle of a call
+        self.continues = first_step is not None  # goes on where another fragment of this process ended
+        self.rows = Rows(first_step or 0)
         self.pid = os.getpid()
         self.entry = entry.name_of(launch, os.path.basename(self.run_dir))
         self.alive = self._open_alive()
         self._write_entry(launch, settings, predecessor, overridden or [], base_url)
         self.show_life()
-        heart.add(self.show_life)
 
     def _open_alive(self) -> Optional[Alive]:
         try:
@@ -76,7 +74,6 @@ class Fragment:
 
     def end(self, phase: str, exit_code: int = -1) -> None:
         """The last line of this fragment's sign of life."""
-        heart.remove(self.show_life)
         alive, self.alive = self.alive, None
         if alive is not None:
             alive.phase, alive.exit_code = phase, exit_code

@@ -9,9 +9,12 @@ from __future__ import annotations
 import functools
 from typing import Any, Callable, Dict
 
+from . import core
 from .anatomy import part, run_class
+from .counting import NotLogging
 from .notice import say_once
 from .process import Process
+from .revive import Reviver
 
 Fallback = Callable[..., Any]
 
@@ -54,7 +57,6 @@ RUN_CALLS: Dict[str, Fallback] = {
     "status": _none,
     "_config_callback": _none,
     "_summary_update_callback": _none,
-    "_summary_get_current_summary_callback": _empty_dict,
     "_metric_callback": _none,
     "_telemetry_callback": _none,
     "_telemetry_flush": _none,
@@ -67,7 +69,7 @@ RUN_SETTERS = ("name", "notes", "tags")
 CONFIG_CALLS = ("update", "__setitem__", "__setattr__", "setdefaults", "update_locked", "merge_locked", "persist")
 
 
-def install(process: Process) -> None:
+def install(process: Process, reviver: Reviver) -> None:
     Config, Run = part("wandb_config").Config, run_class()
     for name, fallback in RUN_CALLS.items():
         if name in vars(Run):
@@ -79,6 +81,7 @@ def install(process: Process) -> None:
     for name in CONFIG_CALLS:
         if name in vars(Config):
             setattr(Config, name, guarded(getattr(Config, name), _none))
+    _guard_summary(Run, process, reviver)
 
 
 def guarded(original: Callable[..., Any], fallback: Fallback) -> Callable[..., Any]:
@@ -88,11 +91,37 @@ def guarded(original: Callable[..., Any], fallback: Fallback) -> Callable[..., A
     def call(*args: Any, **kwargs: Any) -> Any:
         try:
             return original(*args, **kwargs)
+        except NotLogging:
+            return fallback(*args, **kwargs)
         except Exception as error:  # noqa: BLE001 - promise 1: logging can't stop training
             tell(name, error)
             return fallback(*args, **kwargs)
 
     return call
+
+
+def _guard_summary(Run: Any, process: Process, reviver: Reviver) -> None:
+    """Reading the summary asks wandb-core: a program that compares with its best value must get an answer."""
+    original = Run._summary_get_current_summary_callback
+
+    @functools.wraps(original)
+    def current(self: Any) -> Any:
+        session = process.of(self)
+        if session is None:
+            return original(self)
+        try:
+            if not session.sender.stalled:
+                session.summary_seen = original(self) or session.summary_seen
+        except Exception as error:  # noqa: BLE001 - promise 1
+            if not core.is_dead():
+                tell("summary", error)
+                return session.summary_seen
+            session.fail("wandb-core died")
+            if reviver.revive(session):
+                session.summary_seen = guarded(original, _empty_dict)(self) or session.summary_seen
+        return session.summary_seen
+
+    Run._summary_get_current_summary_callback = current
 
 
 def tell(name: str, error: Exception) -> None:

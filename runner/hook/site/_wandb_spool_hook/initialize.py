@@ -10,20 +10,23 @@ import inspect
 import os
 from typing import Any, Dict, Optional
 
-from . import names
-from .anatomy import part, singleton
-from .counting import ATTRIBUTE
-from .exits import finish_at_exit
+from . import core, names
+from .anatomy import interface_of, part, singleton
+from .counting import bind
+from .finishing import finish_at_exit
 from .fragment import Fragment
 from .notice import say, say_once
-from .process import Process, Session
+from .process import Process
+from .revive import Reviver
+from .session import Session
 from .terminate import Terminator
 
 
-def install(wandb: Any, process: Process, terminator: Terminator) -> None:
+def install(wandb: Any, process: Process, terminator: Terminator, reviver: Reviver) -> None:
     wandb_init = part("wandb_init")
     original = wandb_init.init
-    initializer = Initializer(original, process, terminator)
+    initializer = Initializer(original, process, terminator, reviver)
+    reviver.init, reviver.bind, reviver.after = original, bind, initializer.after_start
 
     # A function, not a bound method: inspect, functools.wraps and pickling by name see what they saw before.
     def init(*args: Any, **kwargs: Any) -> Any:
@@ -37,11 +40,12 @@ def install(wandb: Any, process: Process, terminator: Terminator) -> None:
 
 
 class Initializer:
-    def __init__(self, original: Any, process: Process, terminator: Terminator) -> None:
+    def __init__(self, original: Any, process: Process, terminator: Terminator, reviver: Reviver) -> None:
         self._original = original
         self._signature = inspect.signature(original)
         self._process = process
         self._terminator = terminator
+        self._reviver = reviver
 
     def __call__(self, args: Any, kwargs: Any) -> Any:
         try:
@@ -53,6 +57,7 @@ class Initializer:
             return self._original(**arguments)
         self._take_over(arguments, mode)
         _forget_dead_service()
+        self._replace_dead_core()
         try:
             run = self._original(**arguments)
             self._track(run, arguments)
@@ -90,9 +95,19 @@ class Initializer:
             self._process.overridden.append(said)
             say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.path})")
 
+    def _replace_dead_core(self) -> None:
+        if not core.is_dead():
+            return
+        for session in self._process.unfinished():
+            session.fail("wandb-core died")
+            self._reviver.revive(session)
+        if core.is_dead():
+            core.abandon()
+
     def _track(self, run: Any, arguments: Dict[str, Any]) -> None:
         process = self._process
-        if process.of(run) is not None or getattr(run, "_interface", None) is None:
+        interface = interface_of(run)
+        if process.of(run) is not None or interface is None:
             return  # wandb returned the run that is active already
         fragment = Fragment(
             process.launch,
@@ -101,10 +116,15 @@ class Initializer:
             overridden=process.overridden,
             base_url=process.base_url,
         )
-        setattr(run._interface, ATTRIBUTE, fragment)
-        process.add(Session(run, fragment, arguments))
+        session = Session(run, interface, fragment, arguments)
+        bind(interface, session)
+        process.add(session)
         names.ensure(run)
-        finish_at_exit(process)
+        self.after_start()
+
+    def after_start(self) -> None:
+        """A new wandb-core has registered its own exit handler, which must run after ours."""
+        finish_at_exit(self._process)
         self._terminator.install()
 
     def _without_logging(self, error: Exception, arguments: Dict[str, Any]) -> Any:

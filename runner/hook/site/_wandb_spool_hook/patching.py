@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import counting, entry, exits, guard, initialize, login, names
+from . import counting, entry, exits, finishing, guard, initialize, login, names
 from .launch import Launch
 from .notice import say_once
 from .process import Process
+from .revive import Reviver
 from .terminate import Terminator
 
 
@@ -18,13 +19,15 @@ def patch(wandb: Any, launch: Launch) -> None:
     except OSError as error:
         say_once("marker", f"can't write to the spool at {launch.path}: {error}; training goes on")
     launch.assert_environment(_environ_unless_disabled())
-    counting.install()
-    exits.install(process)
-    guard.install(process)
+    reviver = Reviver(process)
+    counting.install(reviver)
+    exits.exit_code.watch_wandb()
+    finishing.install(process, reviver)
+    guard.install(process, reviver)
     names.install()
     terminator = Terminator(process)
     terminator.install()
-    initialize.install(wandb, process, terminator)
+    initialize.install(wandb, process, terminator, reviver)
     login.install(wandb, process)
 
 

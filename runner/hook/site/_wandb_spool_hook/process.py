@@ -1,28 +1,16 @@
-"""What this process knows of its runs: the one mutable registry of the hook."""
+"""What this process knows of its runs: the one mutable registry of the hook. A forked child starts without any."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, Dict, List, Optional
 
-from .fragment import Fragment
+from .alive import heart
 from .launch import Launch
-
-
-class Session:
-    """One run of the program, through all its fragments."""
-
-    def __init__(self, run: Any, fragment: Fragment, arguments: Dict[str, Any]) -> None:
-        self.run = run
-        self.fragment = fragment
-        self.arguments = arguments  # of the program's own wandb.init
-        self.pid = os.getpid()
-        self.finished = False
+from .session import Session
 
 
 class Process:
-    """Sessions of this process; a forked child starts without any."""
-
     def __init__(self, launch: Launch) -> None:
         self.launch = launch
         self.overridden: List[str] = []
@@ -33,9 +21,14 @@ class Process:
     def add(self, session: Session) -> None:
         self._sessions.append(session)
         self.remember(session)
+        heart.add(session.beat)
 
     def remember(self, session: Session) -> None:
-        self._last_entries[str(session.run._settings.run_id)] = session.fragment.entry
+        self._last_entries[session.name] = session.fragment.entry
+
+    def end(self, session: Session) -> None:
+        session.finished = True
+        heart.remove(session.beat)
 
     def predecessor(self, run_id: str) -> Optional[str]:
         """The fragment that this run wrote before: in this process, or what the launcher knows of."""
@@ -43,13 +36,13 @@ class Process:
         return self._last_entries.get(run_id) or earlier.get(run_id)
 
     def of(self, run: Any) -> Optional[Session]:
-        for session in self._sessions:
-            if session.run is run and session.pid == os.getpid():
+        for session in self.here():
+            if session.run is run:
                 return session
         return None
 
-    def sessions_here(self) -> List[Session]:
-        return [s for s in self._sessions if s.pid == os.getpid()]
+    def here(self) -> List[Session]:
+        return [session for session in self._sessions if session.pid == os.getpid()]
 
     def unfinished(self) -> List[Session]:
-        return [s for s in self._sessions if not s.finished and s.pid == os.getpid()]
+        return [session for session in self.here() if not session.finished]

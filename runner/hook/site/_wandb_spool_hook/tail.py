@@ -70,6 +70,17 @@ def step_of(record: bytes) -> Optional[int]:
     return None
 
 
+def records(path: str) -> Iterator[bytes]:
+    """All complete records of a log."""
+    try:
+        with open(path, "rb") as log:
+            log.seek(FILE_HEADER_BYTES)
+            data = log.read()
+    except OSError:
+        return
+    yield from Tail(path)._records(data)
+
+
 class Tail:
     """What is on disk of one log so far."""
 
@@ -80,6 +91,10 @@ class Tail:
         self.last_history: Optional[bytes] = None
         self._offset = FILE_HEADER_BYTES
         self._parts: List[bytes] = []
+
+    @property
+    def rows(self) -> int:
+        return self.counts.get(HISTORY, 0)
 
     def size_bytes(self) -> int:
         try:

@@ -15,11 +15,13 @@ import threading
 import time
 from typing import Any
 
-from .exits import finish_all
+from .exits import exit_code
+from .finishing import finish_all
 from .process import Process
 
 PATIENCE_S = 1.0  # the main thread may be in one long call; then another thread finishes the runs
 GRACE_S = 9.0
+FINISH_S = 3.0  # per attempt, without any progress
 EXIT_CODE = 128 + signal.SIGTERM
 
 
@@ -82,13 +84,14 @@ class Terminator:
         if signal.getsignal(signal.SIGTERM) != self._handle:
             return  # somebody chained us: the end is theirs to decide
         self._begun.set()
-        if not self._process.sessions_here():
+        if not self._process.here():
             self._die()
         self._finish()
         sys.exit(EXIT_CODE)
 
     def _finish(self) -> None:
         if self._finishing.acquire(blocking=False):  # never released: a process is terminated once
+            exit_code.patience_s = FINISH_S
             finish_all(self._process, EXIT_CODE)
 
     def _die(self) -> None:

@@ -1,0 +1,132 @@
+"""``finish`` ends: with a dead, a stopped or a busy wandb-core, and when the program ends without calling it.
+
+Guarantees: it never raises and never hangs; a wandb-core that makes no progress is killed and the run finished by a
+new one. When it returns, the exit record is on disk, or nothing more can be written (and that was told). A run that is
+open when the program ends is finished with the program's exit code.
+"""
+
+from __future__ import annotations
+
+import atexit
+import threading
+import time
+from typing import Any, List, Optional
+
+from . import core, files
+from .anatomy import run_class
+from .exits import exit_code as program
+from .notice import say
+from .process import Process
+from .revive import Reviver
+from .session import Session
+from .tail import EXIT
+
+STANDSTILL_S = 20.0  # no byte in any log for so long: a hung disk, or a wandb-core that will not answer
+STOPPED_S = 3.0  # a stopped process makes no progress at all
+LAST_BYTES_S = 2.0
+
+
+def install(process: Process, reviver: Reviver) -> None:
+    Run = run_class()
+    original = Run._finish
+
+    def _finish(self: Any, exit_code: Optional[int] = None) -> Any:
+        session = process.of(self)
+        if session is None or session.finished:
+            return original(self, exit_code)
+        return Finisher(process, reviver, original).finish(session, exit_code)
+
+    Run._finish = _finish
+
+
+class Finisher:
+    def __init__(self, process: Process, reviver: Reviver, original: Any) -> None:
+        self._process = process
+        self._reviver = reviver
+        self._original = original
+
+    def finish(self, session: Session, exit_code: Optional[int]) -> None:
+        with session.lock:
+            session.commit_open_row()
+            session.correct_summary()
+        files.settle(session)
+        for _ in range(2):
+            if session.broken is not None and not self._reviver.revive(session, now=True):
+                break
+            if self._try(session, exit_code):
+                break
+        _wait_for_exit_record(session)
+        self._end(session, exit_code)
+
+    def _try(self, session: Session, exit_code: Optional[int]) -> bool:
+        with Watch(self._process):
+            try:
+                self._original(session.run, exit_code)
+                return True
+            except Exception as error:  # noqa: BLE001 - promise 1; a new wandb-core gets one more chance
+                session.fail(f"finish: {type(error).__name__} {error}".strip())
+                return False
+
+    def _end(self, session: Session, asked: Optional[int]) -> None:
+        self._process.end(session)
+        code = asked or getattr(session.run, "_exit_code", None) or 0
+        session.fragment.end("finished" if session.broken is None else "failed", code)
+        if session.broken is not None:
+            missing = session.fragment.rows.begun - session.tail.rows
+            say(f"run {session.name} ends without {max(0, missing)} of its rows: {session.broken}")
+
+
+def _wait_for_exit_record(session: Session) -> None:
+    """wandb answers before the last bytes are written; who kills the process group now must not lose them."""
+    give_up_s = time.monotonic() + LAST_BYTES_S
+    while session.broken is None and not session.tail.counts.get(EXIT):
+        session.tail.advance()
+        if time.monotonic() > give_up_s or core.is_dead():
+            session.tail.advance()
+            return
+        time.sleep(0.002)
+
+
+class Watch:
+    """Kills a wandb-core under which no log grows any more, so that whoever waits for it goes on."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+        self._done = threading.Event()
+
+    def __enter__(self) -> Watch:
+        threading.Thread(target=self._run, name="wandb-spool-finish", daemon=True).start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._done.set()
+
+    def _run(self) -> None:
+        sizes, since_s = self._sizes(), time.monotonic()
+        while not self._done.wait(0.5):
+            found = self._sizes()
+            if found != sizes:
+                sizes, since_s = found, time.monotonic()
+            patience_s = STOPPED_S if core.is_stopped() else min(STANDSTILL_S, program.patience_s)
+            if time.monotonic() - since_s > patience_s:
+                core.kill()
+                return
+
+    def _sizes(self) -> List[int]:
+        return [session.tail.size_bytes() for session in self._process.here()]
+
+
+def finish_at_exit(process: Process) -> None:
+    """Run before wandb's own exit handler: the one that was registered last runs first."""
+    atexit.unregister(_at_exit)
+    atexit.register(_at_exit, process)
+
+
+def _at_exit(process: Process) -> None:
+    finish_all(process)
+    Watch(process).__enter__()  # wandb's own exit handler waits for wandb-core without a limit
+
+
+def finish_all(process: Process, code: Optional[int] = None) -> None:
+    for session in process.unfinished():
+        session.run.finish(exit_code=program.code if code is None else code)
