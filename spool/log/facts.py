@@ -17,10 +17,10 @@ from typing import BinaryIO, TypeVar
 
 from wandb_spool.spool.log.artifacts import read_artifact
 from wandb_spool.spool.log.framing import Damage, Ending, EndingKind, LogReader, NumGap
-from wandb_spool.spool.log.items import parse_json
+from wandb_spool.spool.log.items import parse_json, split_item
 from wandb_spool.spool.log.record import Record, RecordKind, content
 from wandb_spool.spool.log.rows import read_step_of
-from wandb_spool.spool.log.wire import Field, WireError, fields, integer, require_message, text
+from wandb_spool.spool.log.wire import Field, WireError, fields, integer, messages, require_message, text
 
 _MAX_TREE_BYTES = 32 * 1024 * 1024
 _MAX_TREE_KEYS = 200_000
@@ -160,22 +160,23 @@ class _Tree:
     """
 
     def __init__(self) -> None:
-        self._texts: dict[tuple[str, ...], str | None] = {}
+        self._texts: dict[tuple[str, ...], bytes | None] = {}
         self._bytes = 0
         self.clipped = False
 
     def take(self, buf: bytes, start: int, end: int) -> None:
         """Apply a message with `update = 1` and `remove = 2`."""
-        for item in fields(buf, start, end):
-            if item.number in (1, 2):
-                path, value = _path_and_text(buf, item.start, require_message(item).end)
-                self._set(path, value if item.number == 1 else None)
+        for number in (1, 2):
+            ends = iter(messages(buf, start, end, number))
+            for item_start in ends:
+                path, json_text, _ = split_item(buf, item_start, next(ends))
+                self._set(_bounded(path), (json_text or b"") if number == 1 else None)
 
-    def _set(self, path: tuple[str, ...], value: str | None) -> None:
+    def _set(self, path: tuple[str, ...], value: bytes | None) -> None:
         names = sum(map(len, path))
         if path in self._texts:
-            self._bytes -= names + len(self._texts.pop(path) or "")
-        size = names + len(value or "")
+            self._bytes -= names + len(self._texts.pop(path) or b"")
+        size = names + len(value or b"")
         if self._bytes + size > _MAX_TREE_BYTES or len(self._texts) >= _MAX_TREE_KEYS:
             self.clipped = True
         else:
@@ -198,19 +199,8 @@ class _Tree:
         return root
 
 
-def _path_and_text(buf: bytes, start: int, end: int) -> tuple[tuple[str, ...], str]:
-    key = value = ""
-    path: list[str] = []
-    for each in fields(buf, start, end):
-        if each.number == 2:
-            path.append(text(buf, each))
-        elif each.number == 1:
-            key = text(buf, each)
-        elif each.number == 16:
-            value = text(buf, each)
-    if len(path) > _MAX_DEPTH:
-        path[_MAX_DEPTH:] = [".".join(path[_MAX_DEPTH:])]
-    return tuple(path) or (key,), value
+def _bounded(path: tuple[str, ...]) -> tuple[str, ...]:
+    return path if len(path) <= _MAX_DEPTH else (*path[:_MAX_DEPTH], ".".join(path[_MAX_DEPTH:]))
 
 
 @dataclass

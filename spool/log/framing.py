@@ -289,6 +289,8 @@ class LogReader:
         cause = self._first_fault
         if kind is EndingKind.VOID and cause is None:
             cause = Cause.EMPTY if self._read_bytes <= len(HEADER) else Cause.NO_RUN
+        if kind is EndingKind.DAMAGED and cause is Cause.INCOMPLETE:
+            cause = Cause.FRAMING
         return Ending(kind, self.good_bytes, cause)
 
     def _ending_kind(self, *, at_end: bool, torn: bool) -> EndingKind:

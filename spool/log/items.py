@@ -10,83 +10,80 @@ Fails with `WireError` (bytes are no item).
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
-from typing import NamedTuple
+from json.scanner import make_scanner
 
-from wandb_spool.spool.log.wire import (
-    Field,
-    WireError,
-    double,
-    fields,
-    integer,
-    require_message,
-    text,
-    zigzag,
-)
+from wandb_spool.spool.log.wire import Field, double, fields, integer, text, zigzag
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
-MAX_ITEMS = 1_000_000
-"""More items in one record are refused: they would fill memory, and no program logs them."""
 
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
 _NONE, _BOOLEAN, _INTEGER, _NUMBER, _TEXT, _JSON = 3, 4, 5, 6, 7, 8
 
-_decode = json.JSONDecoder().decode
+_decoder = json.JSONDecoder()
+_scan = make_scanner(_decoder)  # type: ignore[arg-type]  # the stub misses the factory's signature
 
 
-class Item(NamedTuple):
-    path: tuple[str, ...]
-    """The parts of the key."""
-    value: object
-
-    @property
-    def key(self) -> str:
-        return self.path[0] if len(self.path) == 1 else ".".join(self.path)
+Item = tuple[tuple[str, ...], "bytes | None", "Field | None"]
+"""The parts of the key; the value as JSON text, as it stands in the record; or else the field that holds the value.
+A plain tuple, because logs consist of these."""
 
 
-def parse_json(value: str) -> object:
+def parse_json(value: bytes | str) -> object:
     """The value of a JSON text; the text itself when it is none."""
-    if len(value) > MAX_JSON_BYTES:
-        return value
+    plain = value if isinstance(value, str) else str(value, "utf-8", "replace")
+    if len(plain) > MAX_JSON_BYTES:
+        return plain
     try:
-        return _decode(value)
+        found, end = _scan(plain, 0)
+        return found if end == len(plain) else _decoder.decode(plain)
+    except StopIteration:
+        return _parse_with_white_space(plain)
     except (ValueError, RecursionError):
-        return value
+        return plain
 
 
-def read_item(buf: bytes, start: int, end: int, *, typed: bool = True) -> Item:
-    """One item. `typed`: the fields 3 to 8 carry a value, as in history."""
+def _parse_with_white_space(plain: str) -> object:
+    try:
+        return _decoder.decode(plain)
+    except (ValueError, RecursionError):
+        return plain
+
+
+def split_item(buf: bytes, start: int, end: int, *, typed: bool = False) -> Item:
+    """Key and undecoded value of an item. `typed`: the fields 3 to 8 may carry the value, as in history."""
+    # Nearly every item is one short key, plain or "nested", and one short JSON text.
+    if end - start > 5 and buf[start] in (0x0A, 0x12) and buf[start + 1] < 0x80:
+        key_stop = start + 2 + buf[start + 1]
+        if key_stop + 3 <= end and buf[key_stop] == 0x82 and buf[key_stop + 1] == 1:
+            size = buf[key_stop + 2]
+            if size < 0x80 and key_stop + 3 + size == end:
+                return (str(buf[start + 2 : key_stop], "utf-8", "replace"),), buf[key_stop + 3 : end], None
+    return _split_any_item(buf, start, end, typed)
+
+
+def _split_any_item(buf: bytes, start: int, end: int, typed: bool) -> Item:
     path: list[str] = []
     key = ""
-    value: object = None
-    pos = start
-    while pos < end:
-        tag = buf[pos]
-        # The three fields that nearly every item consists of, with lengths below 128.
-        if tag == 0x12 and pos + 1 < end and buf[pos + 1] < 0x80:
-            stop = pos + 2 + buf[pos + 1]
-            path.append(str(buf[pos + 2 : stop], "utf-8", "replace"))
-        elif tag == 0x0A and pos + 1 < end and buf[pos + 1] < 0x80:
-            stop = pos + 2 + buf[pos + 1]
-            key = str(buf[pos + 2 : stop], "utf-8", "replace")
-        elif tag == 0x82 and pos + 2 < end and buf[pos + 1] == 1 and buf[pos + 2] < 0x80:
-            stop = pos + 3 + buf[pos + 2]
-            value = parse_json(str(buf[pos + 3 : stop], "utf-8", "replace"))
-        else:
-            field = next(fields(buf, pos, end))
-            stop = field.end
-            if field.number == _KEY:
-                key = text(buf, field)
-            elif field.number == _NESTED_KEY:
-                path.append(text(buf, field))
-            elif field.number == _VALUE_JSON:
-                value = parse_json(text(buf, field))
-            elif typed and _NONE <= field.number <= _JSON:
-                value = _typed_value(buf, field)
-        if stop > end:
-            raise WireError("item ends behind its record")
-        pos = stop
-    return Item(tuple(path) or (key,), value)
+    json_text: bytes | None = None
+    value: Field | None = None
+    for field in fields(buf, start, end):
+        if field.number == _KEY:
+            key = text(buf, field)
+        elif field.number == _NESTED_KEY:
+            path.append(text(buf, field))
+        elif field.number == _VALUE_JSON:
+            text(buf, field)
+            json_text = buf[field.start : field.end]
+        elif typed and _NONE <= field.number <= _JSON:
+            value = field
+    return tuple(path) or (key,), json_text, value
+
+
+def item_value(buf: bytes, json_text: bytes | None, typed: Field | None) -> object:
+    """The decoded value of an item of `buf`."""
+    if json_text is not None:
+        return parse_json(json_text)
+    return None if typed is None else _typed_value(buf, typed)
 
 
 def _typed_value(buf: bytes, field: Field) -> object:
@@ -100,18 +97,6 @@ def _typed_value(buf: bytes, field: Field) -> object:
     if number == _NUMBER:
         return double(buf, field)
     return text(buf, field) if number == _TEXT else parse_json(text(buf, field))
-
-
-def read_items(buf: bytes, start: int, end: int, number: int, *, typed: bool = False) -> Iterator[Item]:
-    """The items in the repeated field `number` of the message `buf[start:end]`."""
-    count = 0
-    for field in fields(buf, start, end):
-        if field.number == number:
-            count += 1
-            if count > MAX_ITEMS:
-                raise WireError("too many items in one record")
-            require_message(field)
-            yield read_item(buf, field.start, field.end, typed=typed)
 
 
 def read_step(buf: bytes, start: int, end: int) -> int:

@@ -11,7 +11,16 @@ from __future__ import annotations
 from enum import IntEnum
 from typing import NamedTuple
 
-from wandb_spool.spool.log.wire import LENGTH, WireError, fields, integer, integer_field, length_field, set_fields
+from wandb_spool.spool.log.wire import (
+    LENGTH,
+    WireError,
+    fields,
+    integer,
+    integer_field,
+    length_field,
+    messages,
+    set_fields,
+)
 
 NUM_FIELD = 1
 
@@ -112,14 +121,15 @@ def _classify_slowly(payload: bytes) -> tuple[RecordKind | int, int]:
 
 def content(record: Record) -> tuple[int, int]:
     """Where the record's content message lies in its payload."""
-    payload = record.payload
-    found = None
-    for field in fields(payload, 0, len(payload)):
-        if field.number == record.kind:
-            found = field
-    if found is None or found.wire_type != LENGTH:
-        raise WireError("record without content")
-    return found.start, found.end
+    payload, kind = record.payload, int(record.kind)
+    if 0 < kind < 16:
+        places = messages(payload, 0, len(payload), kind)
+        if places:
+            return places[-2], places[-1]
+    for field in reversed(list(fields(payload, 0, len(payload)))):
+        if field.number == kind and field.wire_type == LENGTH:
+            return field.start, field.end
+    raise WireError("record without content")
 
 
 def with_content(record: Record, message: bytes) -> Record:

@@ -18,9 +18,9 @@ from typing import BinaryIO, NamedTuple
 
 from wandb_spool.spool.log.canonical import KeyRoom, digest_of, unnested, value_digest
 from wandb_spool.spool.log.framing import LogReader
-from wandb_spool.spool.log.items import MAX_ITEMS, read_item, read_step
+from wandb_spool.spool.log.items import item_value, parse_json, read_step, split_item
 from wandb_spool.spool.log.record import Record, RecordKind, content
-from wandb_spool.spool.log.wire import WireError, fields, require_message
+from wandb_spool.spool.log.wire import WireError, messages
 
 _ITEM, _STEP = 1, 2
 _STEP_PATH = ("_step",)
@@ -71,29 +71,32 @@ def read_step_of(record: Record) -> int | None:
     """Only the step of a history record; the values of a small one are decoded when it stands among them."""
     try:
         start, end = content(record)
-        for field in fields(record.payload, start, end):
-            if field.number == _STEP:
-                return read_step(record.payload, field.start, require_message(field).end)
-        return _read_history(record)[0] if len(record.payload) <= MAX_ROW_BYTES else None
+        step = _step(record.payload, start, end)
+        if step is None and len(record.payload) <= MAX_ROW_BYTES:
+            step, _ = _read_history(record)
+        return step
     except WireError:
         return None
+
+
+def _step(buf: bytes, start: int, end: int) -> int | None:
+    places = messages(buf, start, end, _STEP)
+    return read_step(buf, *places[-2:]) if places else None
 
 
 def _read_history(record: Record) -> tuple[int | None, dict[tuple[str, ...], object]]:
     buf = record.payload
     start, end = content(record)
-    step: int | None = None
+    places = messages(buf, start, end, _ITEM)
     members: dict[tuple[str, ...], object] = {}
-    count = 0
-    for field in fields(buf, start, end):
-        if field.number == _ITEM:
-            count += 1
-            if count > MAX_ITEMS:
-                raise WireError("too many items in one row")
-            path, value = read_item(buf, field.start, require_message(field).end)
-            members[path] = value
-        elif field.number == _STEP:
-            step = read_step(buf, field.start, require_message(field).end)
+    item_stop = start
+    for item_start, item_stop in zip(places[::2], places[1::2], strict=True):
+        path, json_text, typed = split_item(buf, item_start, item_stop, typed=True)
+        members[path] = parse_json(json_text) if json_text is not None else item_value(buf, None, typed)
+    # wandb writes the step behind the items.
+    step = _step(buf, item_stop, end)
+    if step is None:
+        step = _step(buf, start, end)
     logged = members.pop(_STEP_PATH, None)
     if step is None and isinstance(logged, (int, float)) and logged == logged // 1:
         step = int(logged)
@@ -101,7 +104,7 @@ def _read_history(record: Record) -> tuple[int | None, dict[tuple[str, ...], obj
 
 
 def _flat(values: dict[str, object]) -> dict[str, object]:
-    if not any(isinstance(value, Mapping) for value in values.values()):
+    if dict not in map(type, values.values()):
         return values
     flat: dict[str, object] = {}
     room = KeyRoom()
