@@ -109,6 +109,6 @@ def _limit_threads() -> None:
         return
     import torch
 
-    # One core is left to W&B's own process. Where every core is taken, OpenMP's threads spin while they wait for one
-    # that is not running, and an epoch takes up to ten times as long; one thread on two cores costs less than half more.
+    # One core is left to W&B's own process. Where every core is taken, OpenMP's threads spin, waiting for one that is
+    # not running, and an epoch takes up to ten times as long; one thread on two free cores takes half as long again.
     torch.set_num_threads(max(1, min(torch.get_num_threads() - 1, MAX_THREADS)))

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+from wandb_spool.spool.log.facts import LogFacts, facts
 from wandb_spool.spool.log.rows import Row, rows
 
 COMMAND = (sys.executable, "-m", "wandb_spool.runner.reference")
@@ -34,6 +35,11 @@ class Trained:
         """The content of every file that W&B staged for artifacts."""
         staging = self.directory / "wandb_data_dir" / "artifacts" / "staging"
         return [file.read_bytes() for file in staging.iterdir()]
+
+    @property
+    def log(self) -> LogFacts:
+        (log,) = self.run_dir.glob("*.wandb")
+        return facts(log)
 
     @property
     def rows(self) -> list[Row]:

@@ -20,6 +20,7 @@ import torch
 from onnx.reference import ReferenceEvaluator
 from wandb_spool.runner.reference import main
 from wandb_spool.runner.reference.datasets import load
+from wandb_spool.runner.reference.hyperparameters import BUILT_IN
 from wandb_spool.runner.reference.network import ConvNet
 
 from .conftest import COMMAND, Trained, clean_environment, log_rows, run_script
@@ -104,7 +105,25 @@ def test_model_onnx_alone_is_the_trained_model(trained: Trained, tmp_path: Path)
     digits = load("digits", tmp_path).test
     images = torch.stack([digits[index][0] for index in range(0, 1000, 143)])  # not the batch size of the export
     (scores,) = ReferenceEvaluator(alone).run(None, {"images": images.numpy()})
-    np.testing.assert_allclose(scores, network(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+    np.testing.assert_allclose(np.asarray(scores), network(images).detach().numpy(), rtol=1e-3, atol=1e-4)
+
+
+def test_the_log_holds_the_config_that_was_trained_the_accuracy_and_a_clean_exit(trained: Trained) -> None:
+    log = trained.log
+    assert {key: value for key, value in log.config.items() if key != "_wandb"} == {**BUILT_IN, "epochs": 2}
+    assert log.summary["test_accuracy"] == trained.rows[-1].values["test_accuracy"]
+    assert (log.display_name, log.project, log.exit_code) == ("two epochs", "wandb-spool-reference", 0)
+
+
+def test_the_mean_loss_is_charted_over_the_epoch(trained: Trained) -> None:
+    assert {metric.name: metric.step_metric for metric in trained.log.metrics}["epoch_loss"] == "epoch"
+
+
+def test_the_log_names_the_saved_model_the_model_artifact_and_the_table(trained: Trained) -> None:
+    assert "model.onnx" in [file.path for file in trained.log.files]
+    artifacts = {(artifact.type, artifact.name.split("-")[0], artifact.entries) for artifact in trained.log.artifacts}
+    assert ("model", "digits", 2) in artifacts
+    assert len([kind for kind, *_ in artifacts if kind == "run_table"]) == 2
 
 
 def test_the_model_is_saved_with_the_run_and_staged_as_an_artifact(trained: Trained) -> None:

@@ -34,8 +34,8 @@ def small_training(seed: int) -> tuple[Outcome, list[tuple[int, object]]]:
 
 def test_what_was_assigned_or_updated_before_training_is_trained_and_the_rest_is_built_in() -> None:
     with wandb.init(project="tests") as run:
-        run.config.epochs = 2
-        run.config.update({"batch_size": 500})
+        run.config.epochs = 2  # type: ignore[attr-defined]
+        run.config.update({"batch_size": 500})  # type: ignore[no-untyped-call]
         run.config["kernels"] = [2]
         outcome = train(run, onnx=False)
         assert config_of(run) == {**BUILT_IN, "epochs": 2, "batch_size": 500, "kernels": [2]}
@@ -45,7 +45,7 @@ def test_what_was_assigned_or_updated_before_training_is_trained_and_the_rest_is
 
 def test_a_changed_value_of_the_config_is_what_is_trained() -> None:
     with wandb.init(project="tests", config=dict(BUILT_IN)) as run:
-        run.config.update({**SMALL, "batch_size": 1000}, allow_val_change=True)
+        run.config.update({**SMALL, "batch_size": 1000}, allow_val_change=True)  # type: ignore[no-untyped-call]
         assert train(run, onnx=False).examples_seen == 4000
         assert config_of(run)["batch_size"] == 1000
 
