@@ -24,12 +24,16 @@ _FICLONE = 0x40049409
 _CHUNK_BYTES = 1 << 20
 
 
+LINK_REPLACED = "link replaced"
+"""Nothing is lost: the file holds what the link showed."""
+
+
 @dataclass(frozen=True)
 class Change:
     """Something about a file that the seal could not keep as it was meant."""
 
     path: str
-    what: str  # missing, unsafe, link replaced, changed since
+    what: str  # missing, unsafe, link replaced
 
     def as_json(self) -> dict[str, str]:
         return {"path": self.path, "what": self.what}
@@ -88,7 +92,7 @@ def _replace_by_tree(path: Path, target: Path) -> str:
     except OSError as error:
         shutil.rmtree(temporary, ignore_errors=True)
         raise storage_error("copy the linked directory", path, error) from error
-    return "link replaced"
+    return LINK_REPLACED
 
 
 def _replace_by_copy(path: Path) -> str:
@@ -107,7 +111,7 @@ def _replace_by_copy(path: Path) -> str:
         raise storage_error("read", path, error) from error
     with os.fdopen(source, "rb"):
         copy_descriptor(source, path)
-    return "link replaced"
+    return LINK_REPLACED
 
 
 def open_regular(path: Path, *, follow: bool = False) -> int:
@@ -197,4 +201,13 @@ def regular_files(directory: Path) -> Iterator[Path]:
             yield Path(entry.path)
 
 
-__all__ = ["Change", "StorageError", "copy_descriptor", "detach_links", "digest_file", "open_regular", "regular_files"]
+__all__ = [
+    "LINK_REPLACED",
+    "Change",
+    "StorageError",
+    "copy_descriptor",
+    "detach_links",
+    "digest_file",
+    "open_regular",
+    "regular_files",
+]

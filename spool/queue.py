@@ -39,6 +39,8 @@ class Place:
     state: State
     path: Path
     token: str | None = None
+    origin: State | None = None
+    """For an entry that this process claimed: the state from which it took it."""
 
 
 @dataclass(frozen=True)
@@ -182,7 +184,7 @@ class Spool:
             # NFS may answer a repeated rename with ENOENT, even to the winner.
             if not target.exists():
                 raise LostRaceError(f"{place.name} was taken by somebody else", path=place.path) from error
-        return Place(place.name, State.ACTIVE, target, token)
+        return Place(place.name, State.ACTIVE, target, token, place.state)
 
     def move(
         self,
@@ -204,7 +206,11 @@ class Spool:
         now = time.time() if now_s is None else now_s
         owned = place if place.state is State.ACTIVE else self.claim(place)
         body = (entry or self.read(owned)).with_event(
-            source=place.state, target=target, by=f"{socket.gethostname()}:{os.getpid()}", now_s=now, why=why
+            source=owned.origin or place.state,
+            target=target,
+            by=f"{socket.gethostname()}:{os.getpid()}",
+            now_s=now,
+            why=why,
         )
         self.rewrite(owned, body)
         path = self.paths.entry(target, place.name, month=clock.month(now))

@@ -14,9 +14,10 @@ from pathlib import Path
 from . import alive
 from .entry import Entry
 from .errors import SpoolError
-from .identity import Life, life
+from .identity import Life, host_name, life, start_ticks
 from .launches import Launch
-from .layout import log_path
+from .layout import log_path, target_key
+from .leases import holder_of
 from .queue import Place, Spool
 from .seal import reopen, seal_fragment, unsealed_growth, wait_for_writers, writer_here
 from .states import State
@@ -124,6 +125,43 @@ def reopen_grown(spool: Spool) -> list[Place]:
             except (SpoolError, FileNotFoundError):
                 continue
     return reopened
+
+
+def put_back_abandoned(
+    spool: Spool,
+    observations: Observations,
+    *,
+    now_s: Callable[[], float] = time.time,
+    stale_after_s: float = 2 * STALE_AFTER_S,
+) -> list[Place]:
+    """Return active entries whose owner is gone: dead on this host, or its entry and lease stood still for too long."""
+    back: list[Place] = []
+    for place in list(spool.places(State.ACTIVE)):
+        if _owner_lives(spool, place, observations, now_s(), stale_after_s):
+            continue
+        try:
+            back.append(spool.put_back(place))
+        except (SpoolError, FileNotFoundError):
+            continue  # somebody was faster, or the body is damaged and stays for `repair`
+    return back
+
+
+def _owner_lives(spool: Spool, place: Place, observations: Observations, now_s: float, stale_after_s: float) -> bool:
+    token = place.token or ""
+    host, _, rest = token.rpartition("-")[0].rpartition("-")
+    here = host == host_name()
+    if here and rest.isdigit() and start_ticks(int(rest)) is None:
+        return False
+    try:
+        entry = spool.read(place)
+    except (SpoolError, FileNotFoundError):
+        return True
+    sequence = len(entry.history) + entry.attempts
+    if entry.target is not None:
+        target = entry.target
+        key = target_key(target.base_url, target.entity, target.project, target.run_id)
+        sequence += int((holder_of(spool, key) or {}).get("sequence") or 0)
+    return not observations.stood_still(f"{place.name}~{token}", sequence, now_s, stale_after_s=stale_after_s)
 
 
 def orphans(spool: Spool) -> list[Place]:

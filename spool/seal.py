@@ -13,17 +13,17 @@ import hashlib
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from . import alive, clock, durable
-from .capture import Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
+from .capture import LINK_REPLACED, Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
 from .entry import Entry
 from .errors import SpoolError, StorageError
 from .identity import current, holders, host_name
 from .layout import LaunchPaths, log_path
-from .log import EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
+from .log import Artifact, EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
 from .manifest import MANIFEST_NAME, Manifest, SealedFile, read_manifest, write_manifest
 from .queue import Place, Spool
 from .states import State
@@ -154,11 +154,11 @@ def _seal(
     changes = detach_links(run_directory, within=launch.root, follow_outside=follow_links)
     log = log_path(run_directory)
     found = facts(log, salvage=True) if log is not None else None
-    staged, moved = _staged(log, launch, follow_links) if log is not None and found is not None else ([], [])
-    changes += moved
+    staged = _staged(log, launch, follow_links) if log is not None else _Staged()
+    changes += staged.changes.values()
     life = alive.read(run_directory)
     hooked = life is not None if hook is None else hook
-    files = [*_own_files(run_directory, launch, log), *staged]
+    files = [*_own_files(run_directory, launch, log), *staged.files.values()]
     manifest = Manifest(
         spool_id=spool.spool_id,
         launch=entry.launch,
@@ -193,8 +193,8 @@ def _seal(
         overridden=tuple(str(item) for item in entry.extra.get("overridden") or ()),
         alerts=found.alerts if found else 0,
         files=tuple(files),
-        artifacts=tuple(_artifact_summaries(found)) if found else (),
-        changed=tuple(change.as_json() for change in changes),
+        artifacts=tuple(_artifact_summaries(found, staged.incomplete)) if found else (),
+        changed=tuple(change.as_json() for change in changes if change.what != LINK_REPLACED),
     )
     return manifest, write_manifest(run_directory, manifest, mode=spool.file_mode)
 
@@ -238,33 +238,43 @@ def _sealed(path: Path, launch: LaunchPaths, kind: str, source: str | None = Non
     return SealedFile(path.relative_to(launch.root).as_posix(), size, digest, kind, source)
 
 
-def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> tuple[list[SealedFile], list[Change]]:
+@dataclass
+class _Staged:
+    """What became of the local files that the artifacts of a log name, by the path in the log."""
+
+    files: dict[str, SealedFile] = field(default_factory=dict)
+    changes: dict[str, Change] = field(default_factory=dict)
+    incomplete: set[str] = field(default_factory=set)
+    """Digests of artifacts of which a file is missing."""
+
+
+def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
     """The local files of every artifact in the log: those in the launch as they are, others copied into it."""
-    files: dict[str, SealedFile] = {}
-    changes: list[Change] = []
-    for named in _local_paths(log):
-        if named in files:
-            continue
-        path = _bring_in(named, launch, follow_links)
-        if isinstance(path, Change):
-            changes.append(path)
-        else:
-            files[named] = _sealed(path, launch, "staged", source=named)
-    return list(files.values()), changes
-
-
-def _local_paths(log: Path) -> Iterator[str]:
-    """Every local file that the artifacts of a log need: a very large manifest, and the bytes of each entry."""
+    staged = _Staged()
     for artifact in artifacts(log, salvage=True):
-        yield from (entry.local_path for entry in artifact.entries() if entry.local_path)
-        if artifact.manifest_file_path:
-            yield artifact.manifest_file_path
-            try:
-                for entry in read_manifest_file(Path(artifact.manifest_file_path)):
-                    if entry.local_path:
-                        yield entry.local_path
-            except (OSError, ManifestFileError):
-                continue  # it is gone or foreign: that is told as its own missing file
+        for named in _local_paths(artifact):
+            if named not in staged.files and named not in staged.changes:
+                path = _bring_in(named, launch, follow_links)
+                if isinstance(path, Change):
+                    staged.changes[named] = path
+                else:
+                    staged.files[named] = _sealed(path, launch, "staged", source=named)
+            if named in staged.changes:
+                staged.incomplete.add(artifact.digest)
+    return staged
+
+
+def _local_paths(artifact: Artifact) -> Iterator[str]:
+    """Every local file that an artifact needs: a very large manifest, and the bytes of each entry."""
+    yield from (entry.local_path for entry in artifact.entries() if entry.local_path)
+    if artifact.manifest_file_path:
+        yield artifact.manifest_file_path
+        try:
+            for entry in read_manifest_file(Path(artifact.manifest_file_path)):
+                if entry.local_path:
+                    yield entry.local_path
+        except (OSError, ManifestFileError):
+            return  # it is gone or foreign: that is told as its own missing file
 
 
 def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Change:
@@ -290,7 +300,7 @@ def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Cha
     return kept
 
 
-def _artifact_summaries(found: LogFacts) -> Iterator[dict[str, object]]:
+def _artifact_summaries(found: LogFacts, incomplete: set[str]) -> Iterator[dict[str, object]]:
     for artifact in found.artifacts:
         yield {
             "name": artifact.name,
@@ -298,6 +308,7 @@ def _artifact_summaries(found: LogFacts) -> Iterator[dict[str, object]]:
             "digest": artifact.digest,
             "files": artifact.entries,
             "aliases": list(artifact.aliases),
+            "incomplete": artifact.digest in incomplete,
         }
 
 

@@ -48,7 +48,6 @@ class Policy:
     refusal: bool  # counts against the limit on refusals; lost answers and unreachability never do
     breaker: bool  # the whole destination pauses, not only this run
     mend: str
-    limit: int | None = None  # refusals after which a deferred fragment is quarantined
 
 
 POLICIES: dict[Failure, Policy] = {
@@ -93,7 +92,6 @@ POLICIES: dict[Failure, Policy] = {
         True,
         False,
         "the rest is sent at the next attempt; `wandb-spool show RUN` lists what is missing",
-        10,
     ),
     Failure.CONFLICT: Policy(
         State.QUARANTINED,
@@ -156,9 +154,7 @@ class DeliveryError(Exception):
         return POLICIES[self.failure]
 
 
-def next_state(failure: Failure, refusals: int) -> State:
-    """The state after one more failure, `refusals` counting this one if it is a refusal."""
+def next_state(failure: Failure, refusals: int, limit: int) -> State:
+    """The state after one more failure. `refusals` counts this one if it is a refusal; only refusals reach `limit`."""
     policy = POLICIES[failure]
-    if policy.limit is not None and refusals >= policy.limit:
-        return State.QUARANTINED
-    return policy.state
+    return State.QUARANTINED if policy.refusal and refusals >= limit else policy.state

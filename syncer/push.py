@@ -1,8 +1,8 @@
 """Run `wandb sync` on push views, in a scrubbed environment, and end it when it makes no progress.
 
 Its exit code, markers and text are hints and are returned as such: `wandb sync` exits 0 and marks runs synced when the
-server refused every row. Nothing that it does can reach the spool: it sees only push views. On the way out, whatever the
-reason, no process of it is left.
+server refused every row. Nothing that it does can reach the spool: it sees only push views. On the way out, whatever
+the reason, no process of it is left.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from .view import View
 NO_PROGRESS_S = 60.0
 POLL_S = 0.05
 
-# wandb's own retries end in minutes to days; ours are the ones that count, because only ours are followed by a read-back.
+# wandb's own retries end in minutes to days; ours count, because only ours are followed by a read-back.
 RETRIES = {
     "WANDB_X_GRAPHQL_RETRY_MAX": "3",
     "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.5",

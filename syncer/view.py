@@ -1,7 +1,7 @@
 """The push view: a scratch copy of a fragment, the only thing that `wandb sync` ever sees.
 
-It bears the run directory's name, links to the sealed files where that is safe, and a `.syncstate` written by us, so that
-the server never decides a step (the client lifts every step below the starting step that it derives from the server).
+It bears the run directory's name, links to the sealed files where that is safe, and a `.syncstate` written by us, so
+that the server never decides a step (the client lifts every step below the starting step that it gets from there).
 The log is the sealed one, or a rewrite of it: without the rows that the server has or that are superseded, past damage,
 with artifact paths as they are here, with the target's entity, project and id. The spool itself is never written.
 """

@@ -1,0 +1,47 @@
+"""What this host saw of other hosts' signs of life, kept between one-shot passes on this host's own disk.
+
+A cache: losing it costs one more staleness period, never a wrong verdict. Times are this host's own clock.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+import platformdirs
+
+from .queue import Spool
+
+
+def cache_directory() -> Path:
+    """Where caches of this user on this host lie."""
+    return Path(os.environ.get("WANDB_SPOOL_CACHE_DIR") or platformdirs.user_cache_dir("wandb-spool"))
+
+
+def load_observations(spool: Spool) -> dict[str, tuple[int, float]]:
+    """Name → (sequence number, time first seen). Empty when there is no cache or it is damaged."""
+    try:
+        body = json.loads(_path(spool).read_bytes())
+        return {str(name): (int(sequence), float(seen_s)) for name, (sequence, seen_s) in body.items()}
+    except (OSError, ValueError, TypeError, AttributeError):
+        return {}
+
+
+def save_observations(spool: Spool, seen: Mapping[str, tuple[int, float]]) -> None:
+    """Keep the observations; a home directory that can't be written only costs time."""
+    path = _path(spool)
+    try:
+        if not seen and not path.exists():
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_suffix(f".{os.getpid()}")
+        temporary.write_text(json.dumps(dict(seen)))
+        temporary.replace(path)
+    except OSError:
+        pass
+
+
+def _path(spool: Spool) -> Path:
+    return cache_directory() / f"{spool.spool_id}.seen.json"

@@ -1,0 +1,174 @@
+"""The syncer for ever: the same pass as `wandb-spool sync`, woken by events and a jittered timer.
+
+Promise: the daemon outlives every failure of a pass; what it knows lies in the spool, so it can be killed at any point.
+SIGTERM ends it within ten seconds: a running push is abandoned cleanly, leases are released, entries are put back.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import resource
+import signal
+import socket
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import FrameType
+
+from wandb_spool.spool.clock import seconds
+from wandb_spool.spool.configuration import Configuration
+from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.leases import LeaseWatch
+from wandb_spool.spool.queue import Spool
+from wandb_spool.spool.states import State
+
+from .service import Options, PassResult, sync_once
+from .wake import Watcher
+
+SCAN_S = 30.0
+SHORTEST_WAIT_S = 0.05
+
+
+@dataclass(frozen=True)
+class DaemonOptions:
+    """How the daemon lives."""
+
+    scan_s: float = SCAN_S
+    cpu_limit_s: float | None = None
+    """Processor seconds after which the daemon starts itself anew: login nodes kill what uses more."""
+    passes: int | None = None
+    """End after so many passes (for tests and timers)."""
+
+
+class Stop:
+    """Set by SIGTERM and SIGINT; asked everywhere."""
+
+    def __init__(self) -> None:
+        self.requested = False
+        self.signal: int | None = None
+        self._watcher: Watcher | None = None
+
+    def listen(self, watcher: Watcher) -> None:
+        self._watcher = watcher
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, self._request)
+
+    def _request(self, number: int, frame: FrameType | None) -> None:
+        del frame
+        self.requested = True
+        self.signal = number
+        if self._watcher is not None:
+            self._watcher.event.set()
+
+    def __call__(self) -> bool:
+        return self.requested
+
+
+def run_daemon(
+    spool: Spool,
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    options: Options,
+    daemon: DaemonOptions,
+    *,
+    tell: Callable[[str], None],
+    arguments: Sequence[str] | None = None,
+) -> int:
+    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT."""
+    stop = Stop()
+    watcher = Watcher([spool.paths.queue(State.INCOMING), spool.paths.queue(State.OPEN)])
+    stop.listen(watcher)
+    watcher.start()
+    how = "polling" if watcher.polling else "file system events"
+    tell(f"watching {spool.root} by {how}, scanning every {daemon.scan_s:.0f} s")
+    _notify("READY=1")
+    watch = LeaseWatch()
+    passes = 0
+    try:
+        while not stop():
+            watcher.event.clear()
+            result = _one_pass(spool, configuration, environ, options, watch, stop, tell)
+            passes += 1
+            if daemon.passes is not None and passes >= daemon.passes:
+                break
+            if not watcher.alive():
+                watcher.start()
+            _renew_before_the_reaper(daemon, arguments, tell)
+            watcher.event.wait(_wait_s(spool, result, daemon))
+    finally:
+        _notify("STOPPING=1")
+        watcher.stop()
+    return 130 if stop.signal == signal.SIGINT else 0
+
+
+def _one_pass(
+    spool: Spool,
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    options: Options,
+    watch: LeaseWatch,
+    stop: Stop,
+    tell: Callable[[str], None],
+) -> PassResult | None:
+    try:
+        result = sync_once(spool, configuration, environ, options, watch=watch, tell=tell, stopping=stop)
+    except SpoolError as error:
+        tell(str(error))  # the spool is away or full for a while: the next scan looks again
+        return None
+    except Exception as error:  # noqa: BLE001 - the daemon's outermost loop: one bad pass must not end the service
+        tell(f"this pass failed, the next one tries again: {type(error).__name__}: {error}")
+        return None
+    for base_url, reason in result.outages.items():
+        tell(f"{base_url}: {reason}")
+    return result
+
+
+def _wait_s(spool: Spool, result: PassResult | None, daemon: DaemonOptions) -> float:
+    """Seconds until the next scan: jittered, and no later than the next not-before time."""
+    wait = daemon.scan_s * random.uniform(0.8, 1.2)
+    if result is None or result.outages or not result.next_due:
+        return wait
+    due = seconds(result.next_due)
+    until = wait if due is None else max(SHORTEST_WAIT_S, due - time.time())
+    return min(wait, until)
+
+
+def _renew_before_the_reaper(
+    daemon: DaemonOptions, arguments: Sequence[str] | None, tell: Callable[[str], None]
+) -> None:
+    """Become a new process with the same work before a login node's reaper kills this one for its processor time."""
+    if daemon.cpu_limit_s is None or arguments is None:
+        return
+    used = sum(
+        usage.ru_utime + usage.ru_stime
+        for usage in (resource.getrusage(resource.RUSAGE_SELF), resource.getrusage(resource.RUSAGE_CHILDREN))
+    )
+    if used >= daemon.cpu_limit_s:
+        tell(f"used {used:.0f} s of processor time: starting anew")
+        _spawn_successor(arguments)
+
+
+def _spawn_successor(arguments: Sequence[str]) -> None:
+    # exec keeps the pid and with it the processor time, so a child takes over and this process ends.
+    pid = os.fork()
+    if pid:
+        os._exit(0)
+    os.setsid()
+    os.execv(sys.executable, [sys.executable, *arguments])
+
+
+def _notify(state: str) -> None:
+    """Tell systemd (Type=notify); nothing where there is none."""
+    address = os.environ.get("NOTIFY_SOCKET")
+    if not address:
+        return
+    if address.startswith("@"):
+        address = "\0" + address[1:]
+    try:
+        with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as sock:
+            sock.connect(address)
+            sock.sendall(state.encode())
+    except OSError:
+        pass

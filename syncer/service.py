@@ -1,0 +1,366 @@
+"""One pass of the syncer: put back what the dead left, look at every entry, plan, deliver. Keeps nothing in memory.
+
+The same pass is `wandb-spool sync` and one turn of the daemon. A pass never raises for a run: a bad entry becomes a
+problem that is told, the rest goes on. It raises only when the spool itself can't be used.
+"""
+
+from __future__ import annotations
+
+import random
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from wandb_spool.spool import clock, durable
+from wandb_spool.spool.configuration import Configuration, Destination
+from wandb_spool.spool.entry import Entry, Target
+from wandb_spool.spool.errors import LostRaceError, SpoolError, StorageError
+from wandb_spool.spool.identity import host_name
+from wandb_spool.spool.leases import EXPIRES_S, LeaseWatch
+from wandb_spool.spool.observations import load_observations, save_observations
+from wandb_spool.spool.queue import Place, Spool
+from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
+from wandb_spool.spool.states import State
+
+from wandb_spool import __version__
+
+from .deliver import Account, Circumstances, Outcome, Task, deliver, failed_entry
+from .destinations import CLOUD, Route, api_key, route
+from .failures import DeliveryError, Failure
+from .plan import Known, Waiting, candidates, deferred_by_outage, first_of_run, run_order
+from .server import Server
+
+BATCH_RUNS = 32
+_SCANNED = frozenset(State) - {State.DELIVERED, State.DISCARDED, State.ACTIVE}
+
+
+@dataclass
+class PassResult:
+    """What one pass did."""
+
+    outcomes: list[Outcome] = field(default_factory=list)
+    problems: list[str] = field(default_factory=list)
+    outages: dict[str, str] = field(default_factory=dict)
+    """Destinations that did not answer, or refused the key, and what they said."""
+    answered: set[str] = field(default_factory=set)
+    waiting: int = 0
+    """Entries whose not-before time has not come, or that wait for a predecessor."""
+    next_due: str | None = None
+    """The earliest not-before time of those."""
+    recovered: int = 0
+    planned: list[tuple[str, str]] = field(default_factory=list)
+    """For a dry run: entry and target."""
+
+    def count(self, state: State) -> int:
+        return sum(1 for outcome in self.outcomes if outcome.state is state)
+
+    @property
+    def exit_code(self) -> int:
+        """0 done, 3 partly, 75 when no due destination answered at all (DESIGN, exit codes)."""
+        unfinished = [outcome for outcome in self.outcomes if outcome.state not in (State.DELIVERED, State.UNVERIFIED)]
+        if self.outages and not self.answered:
+            return 75
+        return 3 if unfinished or self.outages or self.problems else 0
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller wants of a pass."""
+
+    only: frozenset[str] | None = None
+    """Names of entries; None means all. Named entries ignore their not-before time."""
+    everything: bool = False
+    dry_run: bool = False
+    patience_s: float = 20.0
+    stale_after_s: float = 60.0
+    lease_expires_s: float = EXPIRES_S
+    scratch: Path | None = None
+
+
+def sync_once(
+    spool: Spool,
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    options: Options | None = None,
+    *,
+    watch: LeaseWatch | None = None,
+    tell: Callable[[str], None] = lambda line: None,
+    stopping: Callable[[], bool] = lambda: False,
+    now_s: Callable[[], float] = time.time,
+) -> PassResult:
+    """One pass over what is due. Raises SpoolError when the spool can't be read or written."""
+    options = options or Options()
+    result = PassResult()
+    circumstances = Circumstances(
+        spool=spool,
+        limits=configuration.limits,
+        environ=environ,
+        watch=watch or LeaseWatch(),
+        patience_s=options.patience_s,
+        scratch=options.scratch,
+        lease_expires_s=options.lease_expires_s,
+        stopping=stopping,
+        now_s=now_s,
+        rng=random.Random(),
+        tell=tell,
+    )
+    if not options.dry_run:
+        _housekeeping(spool, options, result, tell)
+    served: set[str] = set()
+    accounts: dict[tuple[str, str], Account | DeliveryError] = {}
+    try:
+        while not stopping():
+            batch = _next_batch(circumstances, configuration, options, result, served, accounts)
+            if not batch:
+                break
+            for account, tasks in batch:
+                served.update(task.place.name for task in tasks)
+                if options.dry_run:
+                    result.planned += [(task.place.name, f"{account.base_url}/{task.target.path}") for task in tasks]
+                else:
+                    _take(result, deliver(tasks, account, circumstances), tell)
+    finally:
+        for opened in accounts.values():
+            if isinstance(opened, Account):
+                opened.server.close()
+    if not options.dry_run:
+        _sign(spool, result, now_s())
+    return result
+
+
+def _housekeeping(spool: Spool, options: Options, result: PassResult, tell: Callable[[str], None]) -> None:
+    for line in spool.repair():
+        tell(line)
+        result.problems.append(line)
+    seen = load_observations(spool)
+    observations = Observations(seen)
+    put_back_abandoned(spool, observations, stale_after_s=2 * options.lease_expires_s)
+    reopen_grown(spool)
+    for item in recover(spool, observations, stale_after_s=options.stale_after_s):
+        if item.state is not State.OPEN:
+            result.recovered += 1
+            tell(f"recovered {item.entry}: {item.why}")
+    save_observations(spool, observations.seen)
+
+
+def _take(result: PassResult, outcomes: Iterable[Outcome], tell: Callable[[str], None]) -> None:
+    for outcome in outcomes:
+        result.outcomes.append(outcome)
+        tell(_told(outcome))
+
+
+def _told(outcome: Outcome) -> str:
+    where = "" if outcome.target is None else f" → {outcome.target.path}"
+    if outcome.state is State.DELIVERED:
+        superseded = f", {outcome.superseded} superseded" if outcome.superseded else ""
+        return f"delivered {outcome.entry}{where}: {outcome.rows} rows read back{superseded}"
+    return f"{outcome.state} {outcome.entry}{where}: {outcome.failure}: {outcome.reason}"
+
+
+# -- planning ------------------------------------------------------------------------------------------------------
+
+
+def _next_batch(
+    circumstances: Circumstances,
+    configuration: Configuration,
+    options: Options,
+    result: PassResult,
+    served: set[str],
+    accounts: dict[tuple[str, str], Account | DeliveryError],
+) -> list[tuple[Account, list[Task]]]:
+    """What to deliver next, by destination; empty when the pass is done."""
+    spool = circumstances.spool
+    known = _read_all(spool, result)
+    now = circumstances.now_s()
+    due = candidates(known.values(), now, circumstances.limits, everything=options.everything or bool(options.only))
+    wanted = [
+        item
+        for item in due
+        if item.entry.name not in served and (options.only is None or item.entry.name in options.only)
+    ]
+    names = {item.entry.name for item in due}
+    later = [item.entry for item in known.values() if item.state is State.DEFERRED and item.entry.name not in names]
+    result.waiting = len(later)
+    result.next_due = min((entry.not_before for entry in later if entry.not_before), default=None)
+    routes: dict[str, Route] = {}
+    for item in list(wanted):
+        try:
+            routes[item.entry.name] = route(item.entry, configuration, circumstances.environ)
+        except DeliveryError as error:
+            wanted.remove(item)
+            served.add(item.entry.name)
+            _defer_unpushed(item, error, circumstances, result, options)
+    siblings, run_of = _siblings(spool, known, wanted)
+    chosen, waiting = first_of_run(wanted, siblings, run_of)
+    for held_up in waiting:
+        served.add(held_up.known.entry.name)
+        result.waiting += 1
+        if not options.dry_run:
+            _say_waiting(held_up, circumstances)
+    return _by_destination(chosen, routes, siblings, run_of, circumstances, options, result, served, accounts)
+
+
+def _read_all(spool: Spool, result: PassResult) -> dict[str, Known]:
+    known: dict[str, Known] = {}
+    for name, place in spool.scan(_SCANNED).items():
+        try:
+            known[name] = Known(spool.read(place), place.state)
+        except FileNotFoundError:
+            continue
+        except SpoolError as error:
+            if str(error) not in result.problems:
+                result.problems.append(str(error))
+    return known
+
+
+def _run_key(entry: Entry) -> str:
+    """Fragments of one run share project, entity and id, and a replay goes its own way."""
+    replay = "" if entry.replay is None else repr(entry.replay)
+    return "\n".join((entry.base_url or "", entry.entity or "", entry.project or "", entry.run_id or "", replay))
+
+
+def _siblings(
+    spool: Spool, known: Mapping[str, Known], wanted: Sequence[Known]
+) -> tuple[dict[str, list[Known]], dict[str, str]]:
+    """All fragments of the runs that are due, also the delivered ones (found by the run id in their names)."""
+    run_of = {item.entry.name: _run_key(item.entry) for item in wanted}
+    runs = set(run_of.values())
+    siblings: dict[str, list[Known]] = {run: [] for run in runs}
+    for item in known.values():
+        run = _run_key(item.entry)
+        if run in runs:
+            siblings[run].append(item)
+    ids = {item.entry.run_id for item in wanted}
+    for place in spool.places(State.DELIVERED):
+        if any(place.name.partition(".")[2].endswith(f"-{run_id}") for run_id in ids) or ".r" in place.name:
+            try:
+                entry = spool.read(place)
+            except (FileNotFoundError, SpoolError):
+                continue
+            run = _run_key(entry)
+            if run in runs and entry.name not in known:
+                siblings[run].append(Known(entry, State.DELIVERED))
+    return siblings, run_of
+
+
+def _by_destination(
+    chosen: Sequence[Known],
+    routes: Mapping[str, Route],
+    siblings: Mapping[str, Sequence[Known]],
+    run_of: Mapping[str, str],
+    circumstances: Circumstances,
+    options: Options,
+    result: PassResult,
+    served: set[str],
+    accounts: dict[tuple[str, str], Account | DeliveryError],
+) -> list[tuple[Account, list[Task]]]:
+
+    batches: dict[tuple[str, str], list[Task]] = {}
+    for item in chosen:
+        found = routes[item.entry.name]
+        key = (found.destination.name, found.base_url)
+        if len(batches.get(key, ())) >= BATCH_RUNS:
+            continue
+        if key not in accounts:
+            accounts[key] = _open(found, circumstances.environ)
+        account = accounts[key]
+        if isinstance(account, DeliveryError):
+            served.add(item.entry.name)
+            result.outages[found.base_url] = str(account)
+            _defer_unpushed(item, account, circumstances, result, options)
+            continue
+        result.answered.add(found.base_url)
+        entity = found.entity or (None if circumstances.spool.group else account.entity)
+        if entity is None:
+            served.add(item.entry.name)
+            error = DeliveryError(
+                Failure.CONFIGURATION, "the run names no entity, and a shared spool's syncer does not take its own"
+            )
+            _defer_unpushed(item, error, circumstances, result, options)
+            continue
+        target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
+        chain = run_order([sibling.entry for sibling in siblings[run_of[item.entry.name]] if _counts(sibling)])
+        place = Place(item.entry.name, item.state, circumstances.spool.paths.entry(item.state, item.entry.name))
+        batches.setdefault(key, []).append(Task(place, target, tuple(chain)))
+    ready: list[tuple[Account, list[Task]]] = []
+    for key, tasks in batches.items():
+        account = accounts[key]
+        if isinstance(account, Account):
+            ready.append((account, tasks))
+    return ready
+
+
+def _counts(sibling: Known) -> bool:
+    """Whether a fragment takes part in its run: not when it is still being written, void, or was skipped."""
+    return sibling.state not in (State.OPEN, State.VOID) and not sibling.entry.extra.get("skipped")
+
+
+def _open(found: Route, environ: Mapping[str, str]) -> Account | DeliveryError:
+    """Probe a destination once per pass."""
+    try:
+        key = api_key(found.destination, environ)
+        server = open_server(found.destination, found.base_url, key, environ)
+        return Account(found.destination, found.base_url, key, server, server.account().entity)
+    except DeliveryError as error:
+        return error
+
+
+def open_server(destination: Destination, base_url: str, key: str, environ: Mapping[str, str]) -> Server:
+    """The read-back side of a destination. Certificates as `wandb sync` sees them: SSL_CERT_FILE or `ca`."""
+    ca = str(destination.ca) if destination.ca else environ.get("SSL_CERT_FILE") or environ.get("REQUESTS_CA_BUNDLE")
+    return Server(base_url or CLOUD, key, ca=ca, proxy=destination.proxy, user_agent=f"wandb-spool/{__version__}")
+
+
+def _defer_unpushed(
+    item: Known, error: DeliveryError, circumstances: Circumstances, result: PassResult, options: Options
+) -> None:
+    """Defer an entry that was not pushed. One that is deferred for the same outage already is left where it is."""
+    result.outcomes.append(Outcome(item.entry.name, None, error.policy.state, error.failure, error.detail))
+    same = item.state is State.DEFERRED and (item.entry.reason or "").startswith(f"{error.failure}:")
+    if options.dry_run or (same and deferred_by_outage(item.entry)):
+        return
+    failed = failed_entry(item.entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
+    _move(item, error.policy.state, failed, circumstances, str(error))
+
+
+def _say_waiting(waiting: Waiting, circumstances: Circumstances) -> None:
+    reason = f"{Failure.WAITS}: for {waiting.predecessor}, which is {waiting.predecessor_state}"
+    item = waiting.known
+    if item.entry.reason != reason:
+        mend = f"`wandb-spool release {waiting.predecessor}`, or `release --skip {waiting.predecessor}`"
+        changed = replace(item.entry, reason=reason, mend=mend, not_before=None)
+        _move(item, State.DEFERRED, changed, circumstances, reason)
+
+
+def _move(item: Known, target: State, entry: Entry, circumstances: Circumstances, why: str) -> None:
+    spool = circumstances.spool
+    place = Place(item.entry.name, item.state, spool.paths.entry(item.state, item.entry.name))
+    try:
+        claimed = spool.claim(place)
+        spool.move(claimed, target, entry, why=why, now_s=circumstances.now_s())
+    except LostRaceError:
+        pass  # another syncer has it
+
+
+def _sign(spool: Spool, result: PassResult, now_s: float) -> None:
+    """Say that somebody syncs this spool; a spool that can't be written has more urgent troubles."""
+    body = {
+        "format": 1,
+        "host": socket.gethostname(),
+        "at": clock.iso(now_s),
+        "version": __version__,
+        "delivered": result.count(State.DELIVERED),
+        "deferred": result.count(State.DEFERRED),
+        "quarantined": result.count(State.QUARANTINED),
+        "outages": result.outages,
+        "exit_code": result.exit_code,
+    }
+    try:
+        durable.write_json(spool.paths.syncers / f"{host_name()}.json", body, mode=spool.file_mode)
+    except StorageError as error:
+        result.problems.append(str(error))
+
+
+__all__ = ["Options", "PassResult", "open_server", "sync_once"]

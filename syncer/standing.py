@@ -1,0 +1,329 @@
+"""How a fragment stands on its server: which rows, files, artifacts, config and summary are there, and which are not.
+
+The read-back of delivery, before and after a push. Asks the server, reads the sealed bytes, decides nothing.
+"""
+
+from __future__ import annotations
+
+import base64
+import glob
+import hashlib
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from wandb_spool.spool.capture import open_regular
+from wandb_spool.spool.entry import Entry, Target
+from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.layout import safe_relative
+from wandb_spool.spool.log import LogFacts, canonical_text, facts, rows, value_digest
+from wandb_spool.spool.manifest import Manifest, SealedFile, read_manifest
+
+from .compare import Comparison, FragmentRows, StepDigest, compare, cuts
+from .failures import DeliveryError, Failure
+from .server import RemoteFile, RemoteRun, Server
+
+_LISTED = 8
+_CHUNK_BYTES = 1 << 20
+
+
+@dataclass(frozen=True)
+class Sealed:
+    """A fragment of the run with its manifest."""
+
+    entry: Entry
+    manifest: Manifest
+
+
+@dataclass(frozen=True)
+class Chain:
+    """The fragments of one run in their order."""
+
+    sealed: tuple[Sealed, ...]
+    gone: tuple[tuple[int, int], ...] = ()
+    """First and last step of delivered fragments that were pruned here."""
+
+    def index_of(self, entry: Entry) -> int:
+        return next(index for index, sealed in enumerate(self.sealed) if sealed.entry.name == entry.name)
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What of a fragment is compared: made once per attempt from the sealed bytes, checked against the manifest."""
+
+    facts: LogFacts
+    files: Mapping[str, SealedFile]
+    """Files that a push uploads, by their name on the server."""
+    md5: Mapping[str, str]
+    """Base64 of the MD5 of each of them."""
+    lost_files: tuple[str, ...]
+    """Named in the log, not in the manifest: they were gone before the seal."""
+    lost_artifacts: frozenset[str]
+    """Digests of artifacts of which bytes were gone before the seal."""
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What the server holds of one fragment."""
+
+    run: RemoteRun | None
+    level: str  # rows, counts
+    comparison: Comparison
+    index: int
+    missing_files: tuple[str, ...] = ()
+    present_files: frozenset[str] = frozenset()
+    unproven_files: int = 0
+    missing_artifacts: tuple[str, ...] = ()
+    missing_config: tuple[str, ...] = ()
+    missing_summary: tuple[str, ...] = ()
+
+    @property
+    def rows(self) -> FragmentRows:
+        return self.comparison.fragments[self.index]
+
+    @property
+    def complete(self) -> bool:
+        """Whether everything that the fragment owes is on the server."""
+        return self.run is not None and self.rows.complete and not self._missing_parts()
+
+    def _missing_parts(self) -> tuple[str, ...]:
+        return self.missing_files + self.missing_artifacts + self.missing_config + self.missing_summary
+
+    def missing(self) -> str:
+        """What is missing, in one phrase."""
+        if self.run is None:
+            return "the server has no such run"
+        parts: list[str] = []
+        if self.rows.missing:
+            steps = ", ".join(str(step) for step in self.comparison.missing[:_LISTED])
+            parts.append(f"{self.rows.missing} of {self.rows.total} rows (steps {steps}, …)")
+        if self.rows.conflicting:
+            steps = ", ".join(str(step) for step in self.comparison.conflicts[:_LISTED])
+            parts.append(f"{self.rows.conflicting} rows stand there with other values (steps {steps}, …)")
+        for name, values in (
+            ("files", self.missing_files),
+            ("artifacts", self.missing_artifacts),
+            ("config keys", self.missing_config),
+            ("summary keys", self.missing_summary),
+        ):
+            if values:
+                parts.append(f"{name} {', '.join(values[:_LISTED])}{', …' if len(values) > _LISTED else ''}")
+        return "; ".join(parts)
+
+
+def examine(root: Path, sealed: Sealed) -> Evidence:
+    """Check every sealed file against the manifest and gather what a read-back compares.
+
+    Raises DeliveryError: *tampered* for a file that differs, *unsafe* for one that became a link or a device,
+    *vanished* when the run directory is gone.
+    """
+    launch = sealed.entry.launch_directory(root)
+    if not sealed.entry.run_directory(root).is_dir():
+        raise DeliveryError(Failure.VANISHED, f"the run directory {sealed.entry.path} is gone")
+    md5_by_path = {item.path: _check(launch, item) for item in sealed.manifest.files if item.kind != "debug"}
+    if sealed.manifest.log_path is None:
+        raise DeliveryError(Failure.DAMAGED, "the manifest names no log")
+    found = facts(launch / sealed.manifest.log_path, salvage=True)
+    prefix = PurePosixPath("wandb") / sealed.entry.fragment / "files"
+    by_name = {
+        PurePosixPath(item.path).relative_to(prefix).as_posix(): item
+        for item in sealed.manifest.files
+        if item.kind == "file"
+    }
+    named = _named_files(found)
+    files = {name: by_name[name] for name in named if name in by_name}
+    return Evidence(
+        facts=found,
+        files=files,
+        md5={name: md5_by_path[item.path] for name, item in files.items()},
+        lost_files=tuple(name for name in named if name not in by_name and not glob.has_magic(name)),
+        lost_artifacts=frozenset(str(item["digest"]) for item in sealed.manifest.artifacts if item.get("incomplete")),
+    )
+
+
+def _check(launch: Path, item: SealedFile) -> str:
+    """Compare one file with its manifest; returns the base64 of its MD5 (what W&B tells of a file)."""
+    path = launch / item.path
+    try:
+        fd = open_regular(path)
+    except FileNotFoundError as error:
+        raise DeliveryError(Failure.TAMPERED, f"{item.path} is gone since the seal") from error
+    except (ValueError, OSError) as error:
+        if path.is_symlink() or isinstance(error, ValueError):
+            raise DeliveryError(Failure.UNSAFE, f"{item.path} is no regular file since the seal") from error
+        raise DeliveryError(Failure.INTERRUPTED, f"{item.path} can't be read: {error}") from error
+    sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
+    with open(fd, "rb", buffering=0) as stream:
+        while chunk := stream.read(_CHUNK_BYTES):
+            sha256.update(chunk)
+            md5.update(chunk)
+            size += len(chunk)
+    if size != item.size_bytes or sha256.hexdigest() != item.sha256:
+        raise DeliveryError(
+            Failure.TAMPERED, f"{item.path} differs from its manifest ({size} bytes, sealed {item.size_bytes})"
+        )
+    return base64.b64encode(md5.digest()).decode()
+
+
+def _named_files(found: LogFacts) -> list[str]:
+    """Files that the log tells `wandb sync` to upload. wandb escapes glob characters of the names that it saves."""
+    names: list[str] = []
+    for named in found.files:
+        name = named.path
+        for character in "[?*":
+            name = name.replace(f"[{character}]", character)
+        if safe_relative(name) is None:
+            raise DeliveryError(Failure.UNSAFE, f"the log names the file {name!r}, which leads out of the run")
+        names.append(name)
+    return names
+
+
+def look(server: Server, target: Target, chain: Chain, index: int, evidence: Evidence, root: Path) -> Standing:
+    """Ask the server what it holds of the fragment at `index` of its chain.
+
+    Those before it are on the server or were skipped, those after only matter for what they supersede. Raises
+    DeliveryError when the server can't be asked.
+    """
+    where = (target.entity, target.project, target.run_id)
+    run = server.run(*where)
+    if run is None:
+        return Standing(None, "rows", _compare(None, where, chain, root), index)
+    try:
+        comparison, level = _compare(server, where, chain, root), "rows"
+    except DeliveryError as error:
+        if error.failure is not Failure.UNREADABLE or run.history_line_count is None:
+            raise
+        comparison, level = _by_counts(run.history_line_count, where, chain, index, root), "counts"
+    files = {item.name: item for item in server.files(*where)} if evidence.files else {}
+    present = {name for name in evidence.files if _same_file(evidence, name, files.get(name))}
+    newest = not any(later.entry.receipt for later in chain.sealed[index + 1 :])
+    return Standing(
+        run=run,
+        level=level,
+        comparison=comparison,
+        index=index,
+        missing_files=tuple(sorted(set(evidence.files) - present)),
+        present_files=frozenset(present),
+        unproven_files=sum(1 for name in present if files[name].md5_base64 is None),
+        missing_artifacts=tuple(_missing_artifacts(server, where, evidence)),
+        missing_config=tuple(_missing_config(run, evidence.facts)) if newest else (),
+        missing_summary=tuple(_missing_summary(run, evidence.facts)) if newest else (),
+    )
+
+
+def _compare(server: Server | None, where: tuple[str, str, str], chain: Chain, root: Path) -> Comparison:
+    cut_from = cuts([sealed.manifest.first_step for sealed in chain.sealed])
+    streams = [_rows_of(sealed, root) for sealed in chain.sealed]
+
+    def fetch(first_step: int, end_step: int, limit: int) -> list[StepDigest]:
+        assert server is not None
+        return [_step_digest(row) for row in server.history(*where, first_step, end_step, limit)]
+
+    return compare(streams, cut_from, None if server is None else fetch, gone=chain.gone)
+
+
+def _rows_of(sealed: Sealed, root: Path) -> Iterator[StepDigest]:
+    """The rows of a fragment in ascending order of steps; none when it was pruned."""
+    log = sealed.manifest.log_path
+    path = None if log is None else sealed.entry.launch_directory(root) / log
+    if path is None or not path.is_file():
+        return iter(())
+    read = ((row.step, row.digest) for row in rows(path, salvage=True))
+    return _ascending(read)
+
+
+def _ascending(read: Iterator[StepDigest]) -> Iterator[StepDigest]:
+    """wandb never writes a step below the one before; of a log that does, the last value of each step counts."""
+    last: StepDigest | None = None
+    for row in read:
+        if last is not None:
+            if row[0] < last[0]:
+                kept = dict((last, row, *read))
+                yield from sorted(kept.items())
+                return
+            if row[0] != last[0]:
+                yield last
+        last = row
+    if last is not None:
+        yield last
+
+
+def _step_digest(row: Mapping[str, Any]) -> StepDigest:
+    step = row.get("_step")
+    if not isinstance(step, (int, float)):
+        raise DeliveryError(Failure.UNREADABLE, "a row of the server's history has no _step")
+    return int(step), value_digest(row)
+
+
+def _by_counts(line_count: int, where: tuple[str, str, str], chain: Chain, index: int, root: Path) -> Comparison:
+    """The weaker judgement for a server whose history can't be read: all lines are there, or none."""
+    comparison = _compare(None, where, chain, root)
+    expected = sum(rows.missing for rows in comparison.fragments[: index + 1])
+    before = expected - comparison.fragments[index].missing
+    if line_count not in (expected, before) and line_count < expected:
+        raise DeliveryError(
+            Failure.UNREADABLE, f"the server has {line_count} of {expected} lines and doesn't tell which"
+        )
+    comparison.server_rows = line_count
+    if line_count >= expected:
+        own = comparison.fragments[index]
+        comparison.fragments[index] = FragmentRows(total=own.total, present=own.missing, superseded=own.superseded)
+    return comparison
+
+
+def _same_file(evidence: Evidence, name: str, remote: RemoteFile | None) -> bool:
+    if remote is None or remote.size_bytes != evidence.files[name].size_bytes:
+        return False
+    return remote.md5_base64 is None or remote.md5_base64.rstrip("=") == evidence.md5[name].rstrip("=")
+
+
+def _missing_artifacts(server: Server, where: tuple[str, str, str], evidence: Evidence) -> Iterator[str]:
+    wanted = [item for item in evidence.facts.artifacts if item.digest and item.digest not in evidence.lost_artifacts]
+    if not wanted:
+        return
+    committed = {item.digest for item in server.artifacts(*where) if item.state.upper() == "COMMITTED"}
+    for item in wanted:
+        if item.digest not in committed:
+            yield f"{item.name} ({item.type})"
+
+
+def _missing_config(run: RemoteRun, found: LogFacts) -> Iterator[str]:
+    """Config keys that the server lacks or holds with another value. A server that tells no config proves nothing."""
+    if run.config is None or "config" in found.clipped:
+        return
+    for key, value in found.config.items():
+        if key == "_wandb":
+            continue
+        held = run.config.get(key)
+        told = held.get("value") if isinstance(held, dict) and "value" in held else held
+        if canonical_text({"v": told}) != canonical_text({"v": value}):
+            yield key
+
+
+def _missing_summary(run: RemoteRun, found: LogFacts) -> Iterator[str]:
+    """The same for the plain values of the summary (numbers, texts, truth values)."""
+    if run.summary is None or "summary" in found.clipped:
+        return
+    for key, value in found.summary.items():
+        if key.startswith("_") or not isinstance(value, (str, int, float, bool)):
+            continue
+        if canonical_text({"v": run.summary.get(key)}) != canonical_text({"v": value}):
+            yield key
+
+
+def load_chain(root: Path, entries: Sequence[Entry]) -> Chain:
+    """The fragments of a run that have a manifest, in the given order. One that is damaged is left out."""
+    chain: list[Sealed] = []
+    gone: list[tuple[int, int]] = []
+    for entry in entries:
+        try:
+            chain.append(Sealed(entry, read_manifest(entry.run_directory(root))[0]))
+        except FileNotFoundError:
+            receipt = entry.receipt or {}
+            first, last = receipt.get("first_step"), receipt.get("last_step")
+            if isinstance(first, int) and isinstance(last, int):
+                gone.append((first, last))
+        except (OSError, SpoolError):
+            continue
+    return Chain(tuple(chain), tuple(gone))
