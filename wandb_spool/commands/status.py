@@ -1,0 +1,161 @@
+"""`wandb-spool status`: one look that tells the health of a spool."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections import Counter
+from typing import TYPE_CHECKING, Any
+
+import typer
+
+from wandb_spool.parameters import JsonOption, SpoolOption
+
+if TYPE_CHECKING:
+    from wandb_spool.spool.queue import Spool
+    from wandb_spool.survey import Found, Survey
+
+BOUNDS_H = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+HEADINGS = ("<1h", "<2h", "<4h", "<8h", "<16h", "<32h", "<64h", "<5d", "<11d", "older")
+_CHECKED = 200  # run directories that are looked for: each costs a request on a shared file system
+
+
+def command(spool: SpoolOption = None, json: JsonOption = False) -> None:
+    """The state of the spool: who syncs it, what waits for how long, and what is wrong."""
+    from wandb_spool.locate import open_spool
+    from wandb_spool.output import emit, emit_json
+    from wandb_spool.survey import Survey
+
+    opened = open_spool(spool)
+    survey = Survey.of(opened)
+    body = status(opened, survey, time.time())
+    if json:
+        emit_json(body)
+    else:
+        for line in lines(opened, survey, body, time.time()):
+            emit(line)
+    raise typer.Exit(survey.exit_code)
+
+
+def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
+    """All that `status --json` says."""
+    from wandb_spool.spool.states import WAITING
+    from wandb_spool.spool.syncers import read_syncers
+
+    waiting = list(survey.read(WAITING))
+    for found in waiting[:_CHECKED]:
+        survey.check_directory(found)
+    return {
+        "spool": str(spool.root),
+        "spool_id": spool.spool_id,
+        "counts": survey.counts(),
+        "ages": _ages(survey, now_s),
+        "bytes": _bytes(waiting),
+        "rows_waiting": sum(found.entry.rows or 0 for found in waiting),
+        "destinations": _destinations(waiting),
+        "reasons": _reasons(waiting),
+        "syncers": [syncer.as_json() for syncer in read_syncers(spool)],
+        "problems": list(survey.problems),
+    }
+
+
+def lines(spool: Spool, survey: Survey, body: dict[str, Any], now_s: float) -> list[str]:
+    """The same for people."""
+    from wandb_spool.output import table
+
+    shown = [f"{spool.root} → {_destination_names()} · {_synced(spool, now_s)}", ""]
+    rows = _table_rows(body)
+    if rows:
+        header = ("state", "all", *HEADINGS, "bytes")
+        shown += table(header, rows, right=frozenset(range(1, len(header))))
+    else:
+        shown.append("no runs yet: `wandb-spool run -- python train.py`")
+    for reason in body["reasons"]:
+        shown.append(f"{reason['state']}: {reason['count']} × {reason['reason']}" + _mend(reason))
+    shown += [f"{name}: {_counts_text(counts)}" for name, counts in body["destinations"].items()]
+    shown += [f"PROBLEM {problem}" for problem in survey.problems]
+    return shown
+
+
+def bucket(age_s: float) -> int:
+    """Which column of the table an age belongs to; each is twice as wide as the one before."""
+    return next((index for index, bound in enumerate(BOUNDS_H) if age_s < bound * 3600), len(BOUNDS_H))
+
+
+def _ages(survey: Survey, now_s: float) -> dict[str, list[int]]:
+    from wandb_spool.survey import age_s
+
+    ages: dict[str, list[int]] = {}
+    for name, place in survey.places.items():
+        ages.setdefault(place.state.value, [0] * len(HEADINGS))[bucket(age_s(name, now_s))] += 1
+    return ages
+
+
+def _bytes(waiting: list[Found]) -> dict[str, int]:
+    total: Counter[str] = Counter()
+    for found in waiting:
+        total[found.state.value] += found.entry.size_bytes or 0
+    return dict(total)
+
+
+def _destinations(waiting: list[Found]) -> dict[str, dict[str, int]]:
+    """How many entries in which state wait for which destination; `default` for those that nobody resolved yet."""
+    per: dict[str, Counter[str]] = {}
+    for found in waiting:
+        entry = found.entry
+        asked = entry.replay.destination if entry.replay else None
+        name = entry.target.destination if entry.target else asked or entry.base_url or "default"
+        per.setdefault(name, Counter())[found.state.value] += 1
+    return {name: dict(counts) for name, counts in sorted(per.items())}
+
+
+def _reasons(waiting: list[Found]) -> list[dict[str, Any]]:
+    """What holds entries up, by the class with which a reason begins; the newest text of each."""
+    groups: dict[tuple[str, str], list[Found]] = {}
+    for found in waiting:
+        if found.entry.reason:
+            groups.setdefault((found.state.value, found.entry.reason.partition(":")[0]), []).append(found)
+    return [
+        {"state": state, "count": len(found), "reason": found[-1].entry.reason, "mend": found[-1].entry.mend}
+        for (state, _), found in sorted(groups.items())
+    ]
+
+
+def _table_rows(body: dict[str, Any]) -> list[list[str]]:
+    from wandb_spool.spool.words import size
+
+    rows = []
+    for state, number in body["counts"].items():
+        if number:
+            ages = [str(n) if n else "·" for n in body["ages"].get(state, [])]
+            held = body["bytes"].get(state)
+            rows.append([state, str(number), *ages, size(held) if held else ""])
+    return rows
+
+
+def _destination_names() -> str:
+    from wandb_spool.spool.configuration import configuration_paths, load_configuration
+
+    destinations = load_configuration(configuration_paths(os.environ)).destinations
+    named = [f"{name} ({item.base_url})" if item.base_url else name for name, item in destinations.items()]
+    return ", ".join(named) or os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+
+
+def _synced(spool: Spool, now_s: float) -> str:
+    from wandb_spool.spool.syncers import read_syncers
+    from wandb_spool.spool.words import age
+
+    told = []
+    for syncer in read_syncers(spool)[:3]:
+        passed = syncer.age_s(now_s)
+        when = "at an unknown time" if passed is None else f"{age(passed)} ago"
+        told.append(f"synced from {syncer.host} {when}" + (f" ({syncer.result})" if syncer.result else ""))
+    return "; ".join(told) or "never synced: `wandb-spool sync`"
+
+
+def _mend(reason: dict[str, Any]) -> str:
+    return f" · {reason['mend']}" if reason["mend"] else ""
+
+
+def _counts_text(counts: dict[str, int]) -> str:
+    return ", ".join(f"{number} {state}" for state, number in counts.items())

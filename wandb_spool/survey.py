@@ -1,0 +1,120 @@
+"""What is in a spool, robust against damage: whatever can't be read becomes a problem line, the rest is still there.
+
+Costs a listing of each directory of the queue; entries are read only where they are asked for.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from wandb_spool.spool import clock
+from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.queue import Place, Spool
+from wandb_spool.spool.states import WAITING, State
+
+DAMAGED = 4
+
+
+@dataclass(frozen=True)
+class Found:
+    """One entry, where it stands, and its body."""
+
+    place: Place
+    entry: Entry
+
+    @property
+    def state(self) -> State:
+        return self.place.state
+
+    def run_directory(self, spool: Spool) -> Path:
+        return self.entry.run_directory(spool.root)
+
+
+@dataclass
+class Survey:
+    """All entries of a spool by name, at the place that stands, and what is wrong with them."""
+
+    spool: Spool
+    places: dict[str, Place]
+    problems: list[str] = field(default_factory=list)
+    damaged: bool = False
+
+    @classmethod
+    def of(cls, spool: Spool) -> Survey:
+        seen: dict[str, list[Place]] = {}
+        for state in State:
+            for place in spool.places(state):
+                seen.setdefault(place.name, []).append(place)
+        twice = {name: places for name, places in seen.items() if len(places) > 1}
+        places = {name: at[0] for name, at in seen.items()}
+        survey = cls(spool, places)
+        if twice:
+            standing = spool.scan()
+            for name, at in sorted(twice.items()):
+                survey.places[name] = standing.get(name, at[0])
+                survey.problems.append(_twice(name, at, survey.places[name]))
+        return survey
+
+    def counts(self) -> dict[str, int]:
+        counted = dict.fromkeys((state.value for state in State), 0)
+        for place in self.places.values():
+            counted[place.state.value] += 1
+        return counted
+
+    def read(self, states: Iterable[State] | None = None) -> Iterator[Found]:
+        """The entries in these states (default: all) that can be read, by name."""
+        wanted = frozenset(State) if states is None else frozenset(states)
+        for name in sorted(self.places):
+            if self.places[name].state in wanted:
+                found = self.read_one(self.places[name])
+                if found is not None:
+                    yield found
+
+    def read_one(self, place: Place) -> Found | None:
+        """One entry; None, and a problem, when it can't be read. One that moved meanwhile is looked for once."""
+        try:
+            return Found(place, self.spool.read(place))
+        except FileNotFoundError:
+            moved = self.spool.find(place.name)
+            if moved is None or moved == place:
+                return None
+            self.places[place.name] = moved
+            return self.read_one(moved)
+        except SpoolError as error:
+            self.note_damage(str(error))
+            return None
+
+    def note_damage(self, line: str) -> None:
+        self.problems.append(line)
+        self.damaged = True
+
+    def check_directory(self, found: Found) -> bool:
+        """Whether the run directory of a fragment that is still owed to somebody is there."""
+        if found.state not in WAITING or found.run_directory(self.spool).is_dir():
+            return True
+        self.note_damage(
+            f"the run directory of {found.entry.name} ({found.state}) is gone: {found.run_directory(self.spool)} · "
+            "bring it back from a backup, or `wandb-spool discard` the entry"
+        )
+        return False
+
+    @property
+    def exit_code(self) -> int:
+        return DAMAGED if self.damaged else 0
+
+
+def age_s(name: str, now_s: float) -> float:
+    """The age of an entry, from the time in its launch's name; 0 for a name from the future."""
+    text = name[:15]
+    then = (
+        clock.seconds(f"{text[:4]}-{text[4:6]}-{text[6:11]}:{text[11:13]}:{text[13:15]}Z") if len(text) == 15 else None
+    )
+    return 0.0 if then is None else max(0.0, now_s - then)
+
+
+def _twice(name: str, places: list[Place], standing: Place) -> str:
+    where = ", ".join(str(place.state) for place in places)
+    return f"{name} lies in {where}; {standing.state} stands · `wandb-spool recover` removes the other"
