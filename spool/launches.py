@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from . import clock, durable
-from .errors import storage_error
+from .errors import StorageError, storage_error
 from .identity import Identity, current
 from .layout import FORMAT, LaunchPaths, new_launch_name
 from .queue import Spool
@@ -39,9 +39,6 @@ class Launch:
         now = time.time() if now_s is None else now_s
         name = new_launch_name(now)
         paths = LaunchPaths(spool.paths.launch(name))
-        durable.make_directory(paths.root)
-        durable.make_directory(paths.markers)
-        durable.make_directory(paths.staged)
         body = {
             "format": FORMAT,
             "launch": name,
@@ -50,8 +47,14 @@ class Launch:
             "writer": current().as_json(),
             **(extra or {}),
         }
-        durable.write_json(paths.record, body)
-        _reserve(paths.reserve)
+        try:
+            for directory in (paths.root, paths.markers, paths.staged):
+                durable.make_directory(directory)
+            durable.write_json(paths.record, body)
+            _reserve(paths.reserve)
+        except StorageError:
+            shutil.rmtree(paths.root, ignore_errors=True)  # a disk that is full needs no half-made launches
+            raise
         return cls(spool, name, paths)
 
     @classmethod

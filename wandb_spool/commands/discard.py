@@ -21,7 +21,7 @@ DISCARDABLE = frozenset(
         State.DELIVERED,
     }
 )
-REFUSALS = {
+REFUSALS: dict[State, str] = {
     State.OPEN: "is still open; `wandb-spool recover` seals it if its writer is gone",
     State.ACTIVE: "is being delivered right now; discard it when the pass is over",
     State.DISCARDED: "is discarded already",
@@ -38,7 +38,7 @@ def command(
     from wandb_spool.moving import move_all, restored_state
 
     if restore:
-        refusals = {state: "is not discarded" for state in State if state is not State.DISCARDED}
+        refusals: dict[State, str] = {state: "is not discarded" for state in State if state is not State.DISCARDED}
         code = move_all(spool, runs, restored_state, allowed_from=frozenset({State.DISCARDED}), refusals=refusals)
     else:
         code = move_all(

@@ -17,7 +17,7 @@ def command(runs: RunsArgument, spool: SpoolOption = None) -> None:
     raise typer.Exit(move_all(spool, runs, State.HELD, allowed_from=HOLDABLE, refusals=REFUSALS))
 
 
-REFUSALS = {
+REFUSALS: dict[State, str] = {
     State.OPEN: "is still open; start it with `run --hold`, or hold it when it is sealed",
     State.ACTIVE: "is being delivered right now; hold it when the pass is over",
     State.HELD: "is held already",

@@ -34,7 +34,7 @@ def command(
     raise typer.Exit(code)
 
 
-REFUSALS = {
+REFUSALS: dict[State, str] = {
     State.INCOMING: "is due already",
     State.OPEN: "is still open; `wandb-spool recover` seals it if its writer is gone",
     State.DELIVERED: "is delivered; `wandb-spool replay` delivers it again",

@@ -54,7 +54,7 @@ def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
         "rows_waiting": sum(found.entry.rows or 0 for found in waiting),
         "destinations": _destinations(waiting),
         "reasons": _reasons(waiting),
-        "syncers": [syncer.as_json() for syncer in read_syncers(spool)],
+        "syncers": [syncer.body for syncer in read_syncers(spool)],
         "problems": list(survey.problems),
     }
 
