@@ -29,7 +29,7 @@ from wandb_spool.spool.states import State
 
 from wandb_spool import __version__
 
-from .destinations import is_loopback
+from .addresses import is_loopback
 from .failures import DeliveryError, Failure, next_state
 from .plan import jittered_s, next_backoff_s
 from .push import PushResult, push

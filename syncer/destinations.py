@@ -18,8 +18,9 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from wandb_spool.spool.configuration import Configuration, Destination
-from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.entry import Entry, Target
 
+from .addresses import same_server
 from .failures import DeliveryError, Failure
 
 CLOUD = "https://api.wandb.ai"
@@ -46,9 +47,9 @@ def route(entry: Entry, configuration: Configuration, environ: Mapping[str, str]
         raise DeliveryError(Failure.DAMAGED, "the log names no run")
     asked = entry.replay
     if entry.target is not None:
-        destination = _named(entry.target.destination, entry.target.base_url, configuration, environ)
+        destination = _recorded(entry.target, entry.base_url, configuration, environ)
         target = entry.target
-        return Route(destination, target.base_url, target.entity, target.project, target.run_id)
+        return Route(destination, destination.base_url or CLOUD, target.entity, target.project, target.run_id)
     destination = _choose(asked.destination if asked else None, entry.base_url, configuration, environ)
     return Route(
         destination,
@@ -66,12 +67,19 @@ def default_destination(configuration: Configuration, environ: Mapping[str, str]
     return replace(given, base_url=base_url.rstrip("/"), entity=given.entity or environ.get("WANDB_ENTITY") or None)
 
 
-def _named(name: str, base_url: str, configuration: Configuration, environ: Mapping[str, str]) -> Destination:
-    """The destination that was recorded. One that is no longer configured is served by its address alone."""
-    if name == DEFAULT:
-        return replace(default_destination(configuration, environ), base_url=base_url)
-    found = configuration.destinations.get(name)
-    return replace(found, base_url=base_url) if found else Destination(name, base_url=base_url)
+def _recorded(
+    target: Target, base_url: str | None, configuration: Configuration, environ: Mapping[str, str]
+) -> Destination:
+    """The destination that was recorded before the first push, at the address that it has now.
+
+    A destination is its name: a server that moved keeps it. One that is no longer configured, and one whose address was
+    the run's own, is served at the recorded address.
+    """
+    if target.destination == DEFAULT and (base_url is None or same_server(base_url, target.base_url)):
+        default = default_destination(configuration, environ)
+        return default if base_url is None else replace(default, base_url=target.base_url)
+    found = configuration.destinations.get(target.destination)
+    return found if found and found.base_url else Destination(target.destination, base_url=target.base_url)
 
 
 def _choose(
@@ -103,17 +111,6 @@ def _choose(
             " RUN --destination NAME`",
         )
     return matching[0] if matching else Destination(urlsplit(base_url).netloc, base_url=base_url.rstrip("/"))
-
-
-def same_server(one: str, other: str) -> bool:
-    """Whether two addresses name the same server."""
-    return one.rstrip("/").lower() == other.rstrip("/").lower()
-
-
-def is_loopback(base_url: str) -> bool:
-    """Whether a server is on this machine: a rehearsal, whose receipts never permit `prune`."""
-    host = urlsplit(base_url).hostname or ""
-    return host in ("localhost", "::1") or host.startswith("127.")
 
 
 def api_key(destination: Destination, environ: Mapping[str, str]) -> str:

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 from wandb_spool.spool.configuration import Destination
 
+from .addresses import is_loopback
 from .view import View
 
 NO_PROGRESS_S = 60.0
@@ -75,6 +76,8 @@ def environment(
         kept["SSL_CERT_FILE"] = str(destination.ca)
     if destination.proxy is not None:
         kept["HTTPS_PROXY"] = kept["HTTP_PROXY"] = destination.proxy
+    if is_loopback(base_url):
+        kept = {name: value for name, value in kept.items() if "PROXY" not in name.upper()}
     own = {
         "HOME": str(scratch / "home"),
         "WANDB_BASE_URL": base_url,

@@ -15,6 +15,7 @@ from typing import Any
 
 import requests
 
+from .addresses import is_loopback
 from .failures import DeliveryError, Failure
 
 CONNECT_TIMEOUT_S = 10.0
@@ -125,6 +126,8 @@ class Server:
         self._session = requests.Session()
         self._session.auth = ("api", api_key)
         self._session.headers["User-Agent"] = user_agent
+        if is_loopback(base_url):
+            self._session.trust_env = False  # a proxy has nothing to do with a server on this machine
         if ca:
             self._session.verify = ca
         if proxy:

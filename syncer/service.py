@@ -215,7 +215,7 @@ def _read_all(spool: Spool, result: PassResult) -> dict[str, Known]:
     return known
 
 
-def _run_key(entry: Entry) -> str:
+def run_key(entry: Entry) -> str:
     """Fragments of one run share project, entity and id, and a replay goes its own way."""
     replay = "" if entry.replay is None else repr(entry.replay)
     return "\n".join((entry.base_url or "", entry.entity or "", entry.project or "", entry.run_id or "", replay))
@@ -225,11 +225,11 @@ def _siblings(
     spool: Spool, known: Mapping[str, Known], wanted: Sequence[Known]
 ) -> tuple[dict[str, list[Known]], dict[str, str]]:
     """All fragments of the runs that are due, also the delivered ones (found by the run id in their names)."""
-    run_of = {item.entry.name: _run_key(item.entry) for item in wanted}
+    run_of = {item.entry.name: run_key(item.entry) for item in wanted}
     runs = set(run_of.values())
     siblings: dict[str, list[Known]] = {run: [] for run in runs}
     for item in known.values():
-        run = _run_key(item.entry)
+        run = run_key(item.entry)
         if run in runs:
             siblings[run].append(item)
     ids = {item.entry.run_id for item in wanted}
@@ -239,7 +239,7 @@ def _siblings(
                 entry = spool.read(place)
             except (FileNotFoundError, SpoolError):
                 continue
-            run = _run_key(entry)
+            run = run_key(entry)
             if run in runs and entry.name not in known:
                 siblings[run].append(Known(entry, State.DELIVERED))
     return siblings, run_of

@@ -1,0 +1,218 @@
+"""The balance: for every run, what was logged against what a server holds. The judge of everything else.
+
+rows logged = delivered + waiting (in the spool, whatever the state) + superseded + discarded + lost. With the server
+read back, *delivered* is what is there now, by step and value; what a receipt claims and the server lacks is *missing*,
+and then the balance does not hold. Reads only; decides nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+from wandb_spool.spool import alive
+from wandb_spool.spool.configuration import Configuration
+from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.manifest import Manifest, read_manifest
+from wandb_spool.spool.queue import Spool
+from wandb_spool.spool.states import WAITING, State
+
+from .destinations import api_key, route
+from .failures import DeliveryError
+from .plan import Known, run_order
+from .server import Server
+from .service import open_server, run_key
+from .standing import Sealed, examine, load_chain, look
+
+
+@dataclass
+class RunBalance:
+    """One run (one target), over all its fragments."""
+
+    run_id: str | None
+    project: str | None
+    entity: str | None
+    target: str | None = None
+    fragments: int = 0
+    rows_logged: int = 0
+    logged_known: bool = True
+    delivered: int = 0
+    waiting: int = 0
+    superseded: int = 0
+    discarded: int = 0
+    lost: int = 0
+    missing: int = 0
+    doubled: int = 0
+    conflicting: int = 0
+    foreign: int = 0
+    server_rows: int | None = None
+    files: int = 0
+    artifacts: int = 0
+    wrong: list[str] = field(default_factory=list)
+    """What the server lacks or holds otherwise, and what kept it from being asked."""
+    unasked: bool = False
+
+    @property
+    def holds(self) -> bool:
+        """Whether every logged row is accounted for, and the server holds what the receipts say."""
+        accounted = self.delivered + self.waiting + self.superseded + self.discarded + self.lost
+        return not self.wrong and not self.missing and not self.conflicting and self.rows_logged == accounted
+
+    def as_json(self) -> dict[str, object]:
+        return {**vars(self), "holds": self.holds}
+
+
+def balances(
+    spool: Spool,
+    known: Sequence[Known],
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    *,
+    remote: bool = True,
+) -> list[RunBalance]:
+    """The balance of every run among the entries. A server that can't be asked is told in `wrong`, never raised."""
+    runs: dict[str, list[Known]] = {}
+    for item in known:
+        runs.setdefault(run_key(item.entry), []).append(item)
+    servers: dict[str, Server | DeliveryError] = {}
+    try:
+        return [_of_run(spool, items, configuration, environ, servers, remote) for items in runs.values()]
+    finally:
+        for server in servers.values():
+            if isinstance(server, Server):
+                server.close()
+
+
+def _of_run(
+    spool: Spool,
+    items: Sequence[Known],
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    servers: dict[str, Server | DeliveryError],
+    remote: bool,
+) -> RunBalance:
+    first = items[0].entry
+    balance = RunBalance(first.run_id, first.project, first.entity)
+    states = {item.entry.name: item.state for item in items}
+    manifests: dict[str, Manifest] = {}
+    for item in items:
+        _count(spool, item, balance, manifests)
+    ordered = run_order([item.entry for item in items if item.state not in (State.OPEN, State.VOID)])
+    done = [entry for entry in ordered if states[entry.name] is State.DELIVERED]
+    for entry in done:
+        balance.target = balance.target or (entry.target.path if entry.target else None)
+        if remote and entry.name in manifests:
+            _ask(spool, entry, ordered, manifests[entry.name], configuration, environ, servers, balance)
+        else:
+            _believe(entry, balance)
+    return balance
+
+
+def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, Manifest]) -> None:
+    """What was logged, lost, waits or was discarded, by manifest (or by the sign of life of an open fragment)."""
+    balance.fragments += 1
+    run_directory = item.entry.run_directory(spool.root)
+    try:
+        manifest, _ = read_manifest(run_directory)
+    except FileNotFoundError:
+        _count_unsealed(item, balance, run_directory)
+        return
+    except (SpoolError, OSError) as error:
+        balance.wrong.append(str(error))
+        return
+    manifests[item.entry.name] = manifest
+    if item.entry.replay is not None and item.state is State.DISCARDED:
+        return
+    kept = manifest.rows_kept
+    balance.rows_logged += kept + (manifest.rows_lost or 0)
+    balance.logged_known = balance.logged_known and manifest.rows_logged is not None
+    balance.lost += manifest.rows_lost or 0
+    if item.state is State.DISCARDED:
+        balance.discarded += kept
+    elif item.state in WAITING:
+        balance.waiting += kept
+    balance.files += sum(1 for file in manifest.files if file.kind == "file")
+    balance.artifacts += len(manifest.artifacts)
+
+
+def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> None:
+    from pathlib import Path
+
+    receipt = item.entry.receipt
+    if receipt is not None:  # pruned: the receipt is what is left
+        lost = receipt.get("rows_lost")
+        kept = int(receipt.get("rows_delivered") or 0) + int(receipt.get("rows_superseded") or 0)
+        balance.rows_logged += kept + (lost if isinstance(lost, int) else 0)
+        balance.lost += lost if isinstance(lost, int) else 0
+        return
+    sign = alive.read(Path(str(run_directory)))
+    if sign is None:
+        balance.logged_known = False
+        if item.state not in (State.OPEN, State.VOID):
+            balance.wrong.append(f"{item.entry.name}: the manifest is gone")
+        return
+    balance.rows_logged += sign.rows
+    balance.waiting += sign.rows
+
+
+def _believe(entry: Entry, balance: RunBalance) -> None:
+    """Without asking, the receipt."""
+    receipt = entry.receipt or {}
+    balance.delivered += int(receipt.get("rows_delivered") or 0)
+    balance.superseded += int(receipt.get("rows_superseded") or 0)
+
+
+def _ask(
+    spool: Spool,
+    entry: Entry,
+    ordered: Sequence[Entry],
+    manifest: Manifest,
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    servers: dict[str, Server | DeliveryError],
+    balance: RunBalance,
+) -> None:
+    try:
+        if entry.target is None:
+            raise SpoolError(f"{entry.name} is delivered, and its entry names no target")
+        server = _server(entry, configuration, environ, servers)
+        chain = load_chain(spool.root, ordered)
+        evidence = examine(spool.root, Sealed(entry, manifest))
+        standing = look(server, entry.target, chain, chain.index_of(entry), evidence, spool.root)
+    except (DeliveryError, SpoolError, OSError) as error:
+        balance.wrong.append(f"{entry.name}: {error}")
+        balance.unasked = True
+        _believe(entry, balance)
+        return
+    rows = standing.rows
+    balance.delivered += rows.present
+    balance.superseded += rows.superseded
+    balance.missing += rows.missing
+    balance.conflicting += rows.conflicting
+    balance.server_rows = standing.comparison.server_rows
+    balance.doubled = standing.comparison.doubled
+    balance.foreign = standing.comparison.foreign
+    if not standing.complete:
+        balance.wrong.append(f"{entry.name}: {standing.missing()}")
+
+
+def _server(
+    entry: Entry,
+    configuration: Configuration,
+    environ: Mapping[str, str],
+    servers: dict[str, Server | DeliveryError],
+) -> Server:
+    found = route(entry, configuration, environ)
+    if found.base_url not in servers:
+        try:
+            key = api_key(found.destination, environ)
+            server = open_server(found.destination, found.base_url, key, environ)
+            server.account()
+            servers[found.base_url] = server
+        except DeliveryError as error:
+            servers[found.base_url] = error
+    opened = servers[found.base_url]
+    if isinstance(opened, DeliveryError):
+        raise opened
+    return opened

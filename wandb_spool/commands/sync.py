@@ -1,0 +1,48 @@
+"""`wandb-spool sync`: one pass over what is due."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from wandb_spool.parameters import JsonOption, SpoolOption
+
+
+def command(
+    runs: Annotated[list[str] | None, typer.Argument(metavar="[RUN…]", help="Default: all that is due.")] = None,
+    spool: SpoolOption = None,
+    everything: Annotated[
+        bool, typer.Option("--all", help="Also what is deferred, whatever its not-before time.")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent, and where.")] = False,
+    patience_s: Annotated[
+        float, typer.Option("--patience", metavar="SECONDS", min=0.0, help="How long to wait for data shown late.")
+    ] = 20.0,
+    json: JsonOption = False,
+) -> None:
+    """Deliver what is due: push with `wandb sync`, read the server back, and only then call it delivered."""
+    import os
+
+    from wandb_spool.locate import open_spool
+    from wandb_spool.lookup import find_runs
+    from wandb_spool.output import emit, emit_json
+    from wandb_spool.survey import Survey
+    from wandb_spool.syncer.service import Options, sync_once
+    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell
+
+    opened = open_spool(spool)
+    settings = configuration()
+    require_wandb()
+    only = frozenset(found.entry.name for found in find_runs(Survey.of(opened), runs)) if runs else None
+    options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s)
+    result = sync_once(opened, settings, os.environ, options, tell=tell)
+    if json:
+        emit_json(as_json(result))
+    elif dry_run:
+        for entry, target in result.planned:
+            emit(f"{entry} → {target}")
+        emit(f"{len(result.planned)} would be sent next; {result.waiting} wait; nothing was sent")
+    else:
+        summarise(result)
+    raise typer.Exit(result.exit_code)
