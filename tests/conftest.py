@@ -1,0 +1,5 @@
+"""What every test module may use."""
+
+from __future__ import annotations
+
+pytest_plugins = ["rehearsal_fixture"]
