@@ -23,6 +23,7 @@ from .entry import Entry
 from .errors import SpoolError, StorageError
 from .identity import current, holders, host_name
 from .layout import LaunchPaths, log_path
+from .lineage import predecessor_of
 from .log import Artifact, EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
 from .manifest import MANIFEST_NAME, Manifest, SealedFile, read_manifest, write_manifest
 from .queue import Place, Spool
@@ -99,6 +100,7 @@ def entry_of(entry: Entry, manifest: Manifest, digest: str) -> Entry:
     """The entry with what the manifest says (the log outranks what the hook saw)."""
     return replace(
         entry,
+        predecessor=manifest.predecessor,
         run_id=manifest.run_id or entry.run_id,
         project=manifest.project,
         entity=manifest.entity,
@@ -158,6 +160,7 @@ def _seal(
     changes += staged.changes.values()
     life = alive.read(run_directory)
     hooked = life is not None if hook is None else hook
+    predecessor = entry.predecessor or _predecessor(spool, entry, found)
     files = [*_own_files(run_directory, launch, log), *staged.files.values()]
     manifest = Manifest(
         spool_id=spool.spool_id,
@@ -169,7 +172,7 @@ def _seal(
         name=(found.display_name or None) if found else None,
         group=(found.group or None) if found else None,
         job_type=(found.job_type or None) if found else None,
-        predecessor=entry.predecessor,
+        predecessor=predecessor,
         started=entry.created or None,
         sealed=clock.iso(now_s),
         sealed_on=host_name(),
@@ -197,6 +200,14 @@ def _seal(
         changed=tuple(change.as_json() for change in changes if change.what != LINK_REPLACED),
     )
     return manifest, write_manifest(run_directory, manifest, mode=spool.file_mode)
+
+
+def _predecessor(spool: Spool, entry: Entry, found: LogFacts | None) -> str | None:
+    if found is None or not found.run_id:
+        return None
+    return predecessor_of(
+        spool, replace(entry, run_id=found.run_id, project=found.project or None, entity=found.entity or None)
+    )
 
 
 def _exit(found: LogFacts | None, process_exit_code: int | None) -> dict[str, Any]:
