@@ -5,6 +5,7 @@ Raises OSError; the callers decide what that means.
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from typing import Any, Dict, List, Optional
@@ -30,6 +31,10 @@ def name_of(launch: Launch, fragment: str) -> str:
     return f"{launch.name}.{fragment}"
 
 
+def path_of(launch: Launch, name: str) -> str:
+    return os.path.join(launch.spool, "queue", "open", name + ".json")
+
+
 def write_open(
     launch: Launch,
     run_dir: str,
@@ -45,10 +50,18 @@ def write_open(
     body["predecessor"] = predecessor
     body["base_url"] = base_url or body["base_url"]
     body["overridden"] = overridden
-    folder = os.path.join(launch.spool, "queue", "open")
-    os.makedirs(folder, mode=0o700, exist_ok=True)
-    write_json(os.path.join(folder, name + ".json"), body)
+    path = path_of(launch, name)
+    os.makedirs(os.path.dirname(path), mode=0o700, exist_ok=True)
+    write_json(path, body)
     return name
+
+
+def add_not_done(path: str, what: Dict[str, str]) -> None:
+    """Rewrite our own open entry; while this process lives nobody else does."""
+    with open(path) as file:
+        body = json.load(file)
+    body.setdefault("not_done", []).append(what)
+    write_json(path, body)
 
 
 def _body(launch: Launch, run_dir: str, fragment: str, settings: Any) -> Dict[str, Any]:

@@ -8,17 +8,19 @@ open when the program ends is finished with the program's exit code.
 from __future__ import annotations
 
 import atexit
+import os
+import sys
 import threading
 import time
 from typing import Any, List, Optional
 
 from . import core, files
-from .anatomy import run_class
+from .anatomy import part, run_class
 from .exits import exit_code as program
 from .notice import say
 from .process import Process
 from .revive import Reviver
-from .session import Session
+from .session import Session, no_room
 from .tail import EXIT
 
 STANDSTILL_S = 20.0  # no byte in any log for so long: a hung disk, or a wandb-core that will not answer
@@ -53,9 +55,10 @@ class Finisher:
         for _ in range(2):
             if session.broken is not None and not self._reviver.revive(session, now=True):
                 break
-            if self._try(session, exit_code):
+            if self._try(session, exit_code) and _wait_for_exit_record(session):
                 break
-        _wait_for_exit_record(session)
+        if session.broken is not None:
+            _leave(session.run)
         self._end(session, exit_code)
 
     def _try(self, session: Session, exit_code: Optional[int]) -> bool:
@@ -76,15 +79,31 @@ class Finisher:
             say(f"run {session.name} ends without {max(0, missing)} of its rows: {session.broken}")
 
 
-def _wait_for_exit_record(session: Session) -> None:
+def _wait_for_exit_record(session: Session) -> bool:
     """wandb answers before the last bytes are written; who kills the process group now must not lose them."""
-    give_up_s = time.monotonic() + LAST_BYTES_S
-    while session.broken is None and not session.tail.counts.get(EXIT):
-        session.tail.advance()
-        if time.monotonic() > give_up_s or core.is_dead():
-            session.tail.advance()
-            return
+    tail, since_s = session.tail, time.monotonic()
+    while not tail.counts.get(EXIT):
+        if tail.advance():
+            since_s = time.monotonic()
+        elif core.is_dead() or time.monotonic() - since_s > LAST_BYTES_S:
+            trouble = no_room(os.path.dirname(session.fragment.run_dir))
+            if trouble is not None:
+                session.fail(trouble)
+            return trouble is None
         time.sleep(0.002)
+    return True
+
+
+def _leave(run: Any) -> None:
+    """What of ``finish`` needs no wandb-core: give the streams and the globals back."""
+    try:
+        run._is_finished = True
+        run._console_stop()
+        run._wl.remove_active_run(run)
+        if sys.modules["wandb"].run is run:
+            part("lib.module").unset_globals()
+    except Exception:  # noqa: BLE001, S110 - a wandb that keeps these elsewhere
+        pass
 
 
 class Watch:

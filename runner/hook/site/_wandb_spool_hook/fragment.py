@@ -7,7 +7,7 @@ Whatever of the spool can't be written is left out after one notice; the countin
 from __future__ import annotations
 
 import os
-from typing import Any, List, Optional
+from typing import Any, Dict, List, Optional
 
 from . import entry
 from .alive import Alive
@@ -32,8 +32,10 @@ class Fragment:
         self.run_dir = os.path.dirname(self.log)
         self.continues = first_step is not None  # goes on where another fragment of this process ended
         self.rows = Rows(first_step or 0)
+        self.promised = 0  # rows that are about to be repeated here, and are not counted elsewhere any more
         self.pid = os.getpid()
         self.entry = entry.name_of(launch, os.path.basename(self.run_dir))
+        self._entry_path = entry.path_of(launch, self.entry)
         self.alive = self._open_alive()
         self._write_entry(launch, settings, predecessor, overridden or [], base_url)
         self.show_life()
@@ -60,6 +62,13 @@ class Fragment:
         except OSError as error:
             say_once("entry", f"can't write the entry of {self.run_dir}: {error}; training goes on")
 
+    def record_not_done(self, what: Dict[str, str]) -> None:
+        """Add to the open entry what the program asked for and nobody can do offline."""
+        try:
+            entry.add_not_done(self._entry_path, what)
+        except (OSError, ValueError):
+            pass  # it was said on stderr; the entry may be sealed already
+
     def call(self, step: Optional[int], flush: Optional[bool]) -> bool:
         """Count one call and show it; false if wandb will refuse it."""
         accepted = self.rows.call(step, flush)
@@ -70,7 +79,7 @@ class Fragment:
         alive = self.alive
         if alive is not None:
             rows = self.rows
-            alive.write(rows.begun, rows.refused, rows.last_step)
+            alive.write(max(rows.begun, self.promised), rows.refused, rows.last_step)
 
     def end(self, phase: str, exit_code: int = -1) -> None:
         """The last line of this fragment's sign of life."""

@@ -110,7 +110,7 @@ def _guard_summary(Run: Any, process: Process, reviver: Reviver) -> None:
         if session is None:
             return original(self)
         try:
-            if not session.sender.stalled:
+            if not session.sender.stalled and not core.is_stopped():
                 session.summary_seen = original(self) or session.summary_seen
         except Exception as error:  # noqa: BLE001 - promise 1
             if not core.is_dead():
@@ -125,5 +125,6 @@ def _guard_summary(Run: Any, process: Process, reviver: Reviver) -> None:
 
 
 def tell(name: str, error: Exception) -> None:
-    cause = f"{type(error).__name__}: {error}"
+    lines = str(error).splitlines() or [""]
+    cause = f"{type(error).__name__}: {lines[0]}"
     say_once(cause, f"wandb's {name} failed ({cause}); training goes on")

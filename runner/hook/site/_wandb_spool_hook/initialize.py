@@ -7,6 +7,7 @@ nothing, with one notice. KeyboardInterrupt and SystemExit pass.
 from __future__ import annotations
 
 import inspect
+import logging
 import os
 from typing import Any, Dict, Optional
 
@@ -20,6 +21,8 @@ from .process import Process
 from .revive import Reviver
 from .session import Session
 from .terminate import Terminator
+
+SUMMARY_PATIENCE_S = 5
 
 
 def install(wandb: Any, process: Process, terminator: Terminator, reviver: Reviver) -> None:
@@ -120,6 +123,8 @@ class Initializer:
         bind(interface, session)
         process.add(session)
         names.ensure(run)
+        _shorten_patience(run._settings)
+        _quiet_log_files()
         self.after_start()
 
     def after_start(self) -> None:
@@ -134,6 +139,20 @@ class Initializer:
         )
         plain = {k: arguments[k] for k in ("project", "name", "config") if k in arguments}
         return self._original(mode="disabled", **plain)
+
+
+def _shorten_patience(settings: Any) -> None:
+    """Reading the summary waits for wandb-core's answer, by default for a minute."""
+    try:
+        settings.summary_timeout = min(settings.summary_timeout, SUMMARY_PATIENCE_S)
+    except Exception:  # noqa: BLE001, S110 - a wandb without that setting
+        pass
+
+
+def _quiet_log_files() -> None:
+    """wandb's debug.log on a full disk: Python would print a stack trace for each line that can't be written."""
+    for handler in logging.getLogger("wandb").handlers:
+        handler.handleError = lambda record: None  # type: ignore[method-assign]
 
 
 def _explicit(settings: Any, name: str) -> Any:

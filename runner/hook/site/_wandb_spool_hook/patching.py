@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import counting, entry, exits, finishing, guard, initialize, login, names
+from . import counting, entry, exits, files, finishing, guard, initialize, login, names, offline
 from .launch import Launch
 from .notice import say_once
 from .process import Process
@@ -23,12 +23,14 @@ def patch(wandb: Any, launch: Launch) -> None:
     counting.install(reviver)
     exits.exit_code.watch_wandb()
     finishing.install(process, reviver)
+    files.install(process)
     guard.install(process, reviver)
     names.install()
     terminator = Terminator(process)
     terminator.install()
     initialize.install(wandb, process, terminator, reviver)
     login.install(wandb, process)
+    offline.install(wandb, process)
 
 
 def _environ_unless_disabled() -> Any:

@@ -12,14 +12,14 @@ import threading
 import time
 from typing import Any, Dict, List
 
-from . import core
+from . import core, files
 from .anatomy import interface_of, messages
 from .fragment import Fragment
 from .journal import Sent
 from .notice import say, say_once
 from .process import Process
 from .session import Session, no_room
-from .tail import HISTORY, records
+from .tail import FILES, HISTORY, records
 
 RETRY_S = 1.0
 RETRY_MOST_S = 30.0
@@ -100,7 +100,7 @@ class Reviver:
             base_url=self._process.base_url,
             first_step=old.rows.step,
         )
-        lost = _close(old, session, missing)
+        lost = _close(old, fragment, session, missing)
         session.move(interface, fragment)
         self.bind(interface, session)
         self._process.remember(session)
@@ -155,11 +155,14 @@ def _take_over(run: Any, new: Any) -> None:
         library.add_active_run(run)
 
 
-def _close(old: Fragment, session: Session, missing: List[Sent]) -> int:
+def _close(old: Fragment, new: Fragment, session: Session, missing: List[Sent]) -> int:
     """Settle the count of the dead fragment: what it has on disk, and what nobody can repeat any more."""
     on_disk = session.tail.counts.get(HISTORY, 0)
     repeated = len({sent.step for sent in missing if sent.kind == HISTORY})
     lost = max(0, old.rows.begun - on_disk - repeated)
+    # One write each, promise first: a death in between counts rows twice, which is told; the reverse would hide them.
+    new.promised = repeated
+    new.show_life()
     old.rows.begun = on_disk + lost
     old.rows.last_step = session.tail.last_step
     old.end("continued")
@@ -179,5 +182,8 @@ def _repeat(session: Session, old: Fragment, missing: List[Sent]) -> None:
             sent.message.step.num, sent.message.action.flush = sent.step, sent.flush
             interface._publish_partial_history(sent.message)
         else:
+            if sent.kind == FILES:
+                files.carry(session, old.run_dir, [item.path for item in sent.message.files.files])
             interface._publish(sent.message)
+    files.save_again(session, old.run_dir)
     session.correct_summary()

@@ -18,6 +18,7 @@ CHUNK_HEADER = struct.Struct("<IHB")
 FULL, FIRST, MIDDLE, LAST = 1, 2, 3, 4
 
 # Field numbers of Record's kinds that the hook counts.
+BOOKKEEPING = (1, 16, 19, 200)  # num, control, uuid, _info
 HISTORY, FILES, ARTIFACT, ALERT, EXIT = 2, 6, 8, 10, 18
 
 
@@ -52,9 +53,9 @@ def fields(data: bytes) -> Iterator[Tuple[int, object]]:
 
 
 def kind_of(record: bytes) -> int:
-    """The field number of the record's kind: the first field that is neither ``num`` nor bookkeeping."""
+    """The field number of the record's kind: the first field that is no bookkeeping."""
     for number, _ in fields(record):
-        if number != 1:
+        if number not in BOOKKEEPING:
             return number
     return 0
 
