@@ -1,4 +1,4 @@
-"""What `sync`, `daemon`, `replay` and `demo` share: configuration, the check of wandb, the words at the end of a pass."""
+"""What `sync`, `daemon`, `replay` and `demo` share: configuration, the check of wandb, the words at the end."""
 
 from __future__ import annotations
 
