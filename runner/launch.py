@@ -150,13 +150,14 @@ def _finish(sealer: Sealer, request: LaunchRequest, process: tuple[int, int], ma
     """Seal and tell. Whatever goes wrong here, the command's exit code is the answer."""
     launch, code = sealer.launch, process[1]
     try:
-        unblock_signals(mask)
         if not launch.paths.root.is_dir():
             say(f"the launch directory is gone: {launch.paths.root}. What was logged into it is lost with it")
             return code
         if not _has_runs(launch.paths):
             launch.discard_if_empty()
             return code
+        _import_the_seal()
+        unblock_signals(mask)
         launch.free_reserve()
         sealed = sealer.finish(timeout_s=request.writers_timeout_s, process=process)
         if not request.quiet:
@@ -166,6 +167,13 @@ def _finish(sealer: Sealer, request: LaunchRequest, process: tuple[int, int], ma
     except Exception as error:  # noqa: BLE001 - the training is over; its exit code must not become ours
         say(f"sealing failed ({error!r}); nothing is lost: `wandb-spool recover --spool {launch.spool.root}` goes on")
     return code
+
+
+def _import_the_seal() -> None:
+    """While no signal can come: Python exits by SIGINT, even if it was caught, when that hit the making of a class."""
+    from wandb_spool.spool import recover, seal  # noqa: F401
+
+    from . import ending  # noqa: F401
 
 
 def _has_runs(paths: LaunchPaths) -> bool:

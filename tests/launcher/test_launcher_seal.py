@@ -84,7 +84,7 @@ def test_killed_training_is_sealed_with_its_true_exit(launching: Launching) -> N
     launcher, trainer = start_training(launching, sys.executable, "-c", THEN_WAITS)
     os.kill(trainer, signal.SIGKILL)
     _, told = launcher.communicate(timeout=60)
-    assert launcher.returncode == 137
+    assert launcher.returncode == 137, told
     ((_, manifest),) = sealed(launching)
     assert (manifest.exit_code, manifest.exit_known_from) == (137, "process")
     assert manifest.rows_logged == 30
@@ -180,10 +180,10 @@ def test_interrupt_during_the_seal_keeps_the_exit_code_and_the_run(launching: La
         os.kill(launcher.pid, signal.SIGINT)
         _, told = launcher.communicate(timeout=60)
         held.kill()
-    assert launcher.returncode == 137
+    assert launcher.returncode == 137, told
     assert "interrupted while sealing; nothing is lost" in told
-    assert "sealed" in recover(launching)
-    assert len(sealed(launching)) == 1
+    recovered = recover(launching)
+    assert len(sealed(launching)) == 1, recovered
 
 
 def _runs(pid: int) -> bool:
