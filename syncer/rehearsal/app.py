@@ -17,6 +17,7 @@ from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
+
 from wandb_spool.syncer.rehearsal import artifact_changes, control, graph, run_changes
 from wandb_spool.syncer.rehearsal.behaviour import Account
 from wandb_spool.syncer.rehearsal.blobs import Blob

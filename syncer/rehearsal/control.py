@@ -19,6 +19,7 @@ from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
+
 from wandb_spool.syncer.rehearsal import run_changes
 from wandb_spool.syncer.rehearsal.behaviour import Account
 from wandb_spool.syncer.rehearsal.errors import Refused, permission_denied

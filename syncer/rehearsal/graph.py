@@ -25,6 +25,7 @@ from graphql import (
     validate,
 )
 from graphql.type import is_abstract_type
+
 from wandb_spool.syncer.rehearsal import artifact_changes, run_changes
 from wandb_spool.syncer.rehearsal.errors import Refused, permission_denied
 from wandb_spool.syncer.rehearsal.model import COMMITTED, Artifact, CollectionKey, ProjectKey, RunKey, global_id
@@ -71,7 +72,7 @@ def schema() -> GraphQLSchema:
     built = build_schema(Path(__file__).with_name("schema.graphql").read_text())
     for kind in built.type_map.values():
         if is_abstract_type(kind):
-            kind.resolve_type = lambda value, info, abstract: value.typename  # type: ignore[attr-defined]
+            kind.resolve_type = lambda value, info, abstract: value.typename
     return built
 
 

@@ -22,7 +22,7 @@ def make_report(service: Service, *, rows: bool = True) -> Report:
     with service.store.lock:
         store = service.store
         return Report(
-            runs={tuple(key): _run(service, run, rows) for key, run in store.runs.items()},
+            runs={(*key,): _run(service, run, rows) for key, run in store.runs.items()},
             alerts=tuple(AlertReport(*a.run, a.title, a.text, a.severity) for a in store.alerts),
             requests=dict(sorted(service.requests.items())),
             struck=tuple(_strike(strike) for strike in service.plan.struck),

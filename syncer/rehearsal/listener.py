@@ -15,6 +15,7 @@ from typing import Any
 
 from uvicorn import Config, Server
 from uvicorn.protocols.http.h11_impl import H11Protocol
+
 from wandb_spool.syncer.rehearsal.app import build_app
 from wandb_spool.syncer.rehearsal.fault_injection import FaultInjection, Scope
 from wandb_spool.syncer.rehearsal.service import Service
@@ -29,7 +30,7 @@ class Listener:
     def __init__(self, service: Service, port: int, tls: tuple[Path, Path] | None) -> None:
         self._service, self._port, self._tls = service, port, tls
         self._transports: dict[tuple[Any, ...], asyncio.BaseTransport] = {}
-        self._app = FaultInjection(build_app(service, self), service, self, self._abort)  # type: ignore[arg-type]
+        self._app = FaultInjection(build_app(service, self), service, self, self._abort)
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._interruption: asyncio.Task[None] | None = None

@@ -468,7 +468,7 @@ class CollectionNode:
         self.id, self.name = collection.id, collection.key.name
         self.createdAt = self.updatedAt = timestamp(collection.created_at)
         self.digestAlgorithm = "MANIFEST_MD5"
-        self.tags = {"edges": []}
+        self.tags: Node = {"edges": []}
 
     @property
     def project(self) -> ProjectNode:

@@ -90,7 +90,7 @@ def delete_run(store: Store, key: RunKey) -> None:
 def stream(store: Store, behaviour: Behaviour, key: RunKey, body: Mapping[str, Any]) -> dict[str, Any]:
     """One file_stream request: lines by offset, then state; returns the answer."""
     run = store.run(key)
-    chunks = _chunks(body.get("files") or {})
+    chunks = _chunks(body.get("files", {}))
     for name, offset, content in chunks:
         cut = behaviour.stream_tail is StreamTail.CUT and name != SUMMARY
         store.stream(key, name).put(offset, content, now=store.clock(), cut_tail=cut)
@@ -102,12 +102,12 @@ def stream(store: Store, behaviour: Behaviour, key: RunKey, body: Mapping[str, A
     return {**answer, "stopped": True} if run.stop_requested else answer
 
 
-def _chunks(files: Mapping[str, Any]) -> list[tuple[str, int, Sequence[str]]]:
+def _chunks(files: Any) -> list[tuple[str, int, Sequence[str]]]:
     """The chunks of a request, checked as a whole before any is stored."""
     try:
         chunks = [(name, chunk.get("offset", 0), chunk["content"]) for name, chunk in files.items()]
         valid = all(
-            isinstance(offset, int) and offset >= 0 and all(isinstance(line, str) for line in content)
+            isinstance(offset, int) and offset >= 0 and isinstance(content, list) and set(map(type, content)) <= {str}
             for _, offset, content in chunks
         )
     except (AttributeError, KeyError, TypeError):

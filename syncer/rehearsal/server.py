@@ -45,7 +45,7 @@ class RehearsalServer:
         accounts: Sequence[Account] = (),
         tls: tuple[Path, Path] | None = None,
     ) -> None:
-        self._data_dir, self._tls = Path(data_dir), tls
+        self.data_dir, self._tls = Path(data_dir), tls
         self._plan = faults if isinstance(faults, FaultPlan) else FaultPlan(faults)
         self._behaviour, self._accounts = behaviour or Behaviour(), tuple(accounts)
         self._placeholder = _reserved_socket(port)
@@ -61,7 +61,7 @@ class RehearsalServer:
         from wandb_spool.syncer.rehearsal.listener import Listener
         from wandb_spool.syncer.rehearsal.service import Service
 
-        service = Service(self._data_dir, behaviour=self._behaviour, accounts=self._accounts)
+        service = Service(self.data_dir, behaviour=self._behaviour, accounts=self._accounts)
         service.plan = self._plan
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="rehearsal-server", daemon=True)
@@ -78,6 +78,7 @@ class RehearsalServer:
         self._call(listener.close())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(START_TIMEOUT_S)
+        self._loop.close()
         service.close()
         self._placeholder.close()
         self._running = None
@@ -170,11 +171,19 @@ class RehearsalServer:
 
 def _reserved_socket(port: int) -> socket.socket:
     """Holds the port, without listening, for as long as the server lives: nobody else gets it during an outage."""
+    _require_free(port)
     reserved = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     reserved.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
     reserved.bind(("127.0.0.1", port))
     return reserved
+
+
+def _require_free(port: int) -> None:
+    """An OSError when somebody listens there: sockets that share a port would share its clients too."""
+    with socket.socket(socket.AF_INET, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        probe.bind(("127.0.0.1", port))
 
 
 def serve(
