@@ -9,8 +9,9 @@ links:  ## real paths for tools that can't follow the import mapping (mypy, IDEs
 	@for d in runner spool syncer; do ln -s "$(CURDIR)/$$d" .links/wandb_spool/$$d; done
 
 types: links
-	MYPYPATH=.links:runner/hook/site:tests $(PYTHON) -m mypy -p wandb_spool
-	MYPYPATH=.links:runner/hook/site:tests $(PYTHON) -m mypy tests benchmarks
+	MYPYPATH=.links:runner/hook/site $(PYTHON) -m mypy -p wandb_spool
+	cd tests && MYPYPATH=../.links:../runner/hook/site $(PYTHON) -m mypy --config-file ../pyproject.toml .
+	cd benchmarks && MYPYPATH=../.links:../runner/hook/site:../tests $(PYTHON) -m mypy --config-file ../pyproject.toml .
 
 lint:
 	ruff check . && ruff format --check .

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, cast
 import numpy as np
 import torch
 from torch.utils.data import Dataset, Subset, TensorDataset
+
 from wandb_spool.runner.reference.errors import PROGRAM, Mistake, StagingFailed
 
 if TYPE_CHECKING:

@@ -15,6 +15,7 @@ from tempfile import TemporaryDirectory
 import onnx
 import torch
 from torch import nn
+
 from wandb_spool.runner.reference.errors import PipelineError
 
 

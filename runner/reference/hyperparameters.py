@@ -32,6 +32,7 @@ from pathlib import Path
 from types import MappingProxyType
 
 import yaml
+
 from wandb_spool.runner.reference.errors import Mistake
 
 BUILT_IN: Mapping[str, object] = MappingProxyType(

@@ -57,6 +57,7 @@ def _main(flags: Flags) -> int:
 
 def _train(flags: Flags, choice: Chosen, examples: Examples) -> int:
     import wandb
+
     from wandb_spool.runner.reference.training import pick_device, train
 
     pick_device(flags.device)

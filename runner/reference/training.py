@@ -27,6 +27,7 @@ import wandb
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
+
 from wandb_spool.runner.reference.datasets import Example, Examples, load, size_of
 from wandb_spool.runner.reference.errors import Mistake
 from wandb_spool.runner.reference.hyperparameters import BUILT_IN, Hyperparameters

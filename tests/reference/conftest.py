@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 import wandb
+
 from wandb_spool.spool.log.facts import LogFacts, facts
 from wandb_spool.spool.log.rows import Row, rows
 

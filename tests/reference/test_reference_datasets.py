@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+
 from wandb_spool.runner.reference.datasets import Examples, load, size_of, stage
 from wandb_spool.runner.reference.errors import Mistake
 from wandb_spool.runner.reference.network import ConvNet

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from wandb_spool.runner.reference.errors import Mistake
 from wandb_spool.runner.reference.flags import parse
 from wandb_spool.runner.reference.hyperparameters import BUILT_IN, Chosen, Hyperparameters, chosen, read_yaml

@@ -18,6 +18,7 @@ import onnx
 import pytest
 import torch
 from onnx.reference import ReferenceEvaluator
+
 from wandb_spool.runner.reference import main
 from wandb_spool.runner.reference.datasets import load
 from wandb_spool.runner.reference.hyperparameters import BUILT_IN

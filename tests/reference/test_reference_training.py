@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import wandb
+
 from wandb_spool.runner.reference.datasets import load
 from wandb_spool.runner.reference.errors import Mistake
 from wandb_spool.runner.reference.hyperparameters import BUILT_IN
