@@ -354,8 +354,10 @@ def _diagnose(buffer: bytes, pos: int, block_stop: int, room: int) -> Cause | No
         return Cause.INCOMPLETE
     if crc32(buffer[pos + 6 : stop]) == crc:
         return Cause.FRAMING
-    # After a power loss blocks that were never written read as zeros.
-    return Cause.ZEROS if buffer[max(pos, stop - 8) : stop] == bytes(8) else Cause.CHECKSUM
+    # After a power loss, what was never written reads as zeros: the end of this chunk and all that follows.
+    behind = buffer[stop : min(stop + 8, block_stop)]
+    zeros = buffer[max(pos, stop - 8) : stop] == bytes(8) or (buffer[stop - 1] == 0 and behind and not any(behind))
+    return Cause.ZEROS if zeros else Cause.CHECKSUM
 
 
 def _resume_at(buffer: bytes, pos: int, block_stop: int) -> int:

@@ -182,18 +182,20 @@ def text_field(number: int, value: str) -> bytes:
 def set_fields(message: bytes, new: dict[int, bytes]) -> bytes:
     """`message` with the encoded fields `new` in place of those that have the same number.
 
-    Everything else keeps its bytes and its order. A new field stands where the first old one stood, else before
-    the first field with a higher number: the order in which wandb itself writes.
+    Everything else keeps its bytes and its order: wandb does not write fields in the order of their numbers. A new
+    field stands where the first old one stood, else before the first field with a higher number.
     """
-    waiting = sorted(new)
+    old = list(fields(message, 0, len(message)))
+    present = {field.number for field in old}
+    waiting = dict(sorted(new.items()))
     parts: list[bytes] = []
-    for field in fields(message, 0, len(message)):
-        while waiting and waiting[0] <= field.number:
-            parts.append(new[waiting.pop(0)])
+    for field in old:
+        for number in [number for number in waiting if number == field.number or number < field.number]:
+            if number == field.number or number not in present:
+                parts.append(waiting.pop(number))
         if field.number not in new:
             parts.append(message[field.begin : field.end])
-    parts.extend(new[number] for number in waiting)
-    return b"".join(parts)
+    return b"".join((*parts, *waiting.values()))
 
 
 def replace_fields(message: bytes, number: int, new_value: Callable[[bytes], bytes]) -> bytes:
