@@ -5,7 +5,7 @@ that is missing is no error. Everything that can't be understood is a `Configura
 never a guess. Keys of accounts do not belong into it: `key_file` names a file that only its owner may read.
 
 ```toml
-spool = "/scratch/ada/spool"
+spool = "/scratch/project/spool"
 
 [destination.default]
 base_url = "https://api.wandb.ai"
@@ -64,6 +64,8 @@ class Limits:
     backoff_first_s: float = 5.0
     backoff_cap_s: float = 3600.0
     no_progress_s: float = 60.0  # a push without progress for this long is killed
+    push_retries: int = 3  # of one request within a push; what is still missing is pushed again after the read-back
+    push_retry_wait_s: float = 4.0  # the longest wait between two of them
     late_data_s: float = 600.0  # what a server doesn't show for this long is missing
     pushes: int = 2  # at once, per destination
     alert_age_s: float = 3600.0  # older alerts are not sent
