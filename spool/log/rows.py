@@ -1,12 +1,12 @@
 """Rows: the committed steps of a log.
 
-Guarantees: every whole history record is one `Row`, in the order of the log. Which calls of a program make a row is
-written down in docs/log-format.md. A history record that cannot be read as a row (`read_row` gives None) is left out
-and counted by `facts` as malformed.
+Guarantees: every whole history record that has a step is one `Row`, in the order of the log. Which calls of a program
+make a row is written down in docs/log-format.md. One without a step is left out and counted by `facts` as malformed.
 
 `Row.values` is un-nested (`{"a": {"b": 1}}` is `{"a.b": 1}`), with the numbers as logged and NaN as a float, and
-without `_step`. `Row.digest` is the value digest of `canonical`. A row larger than `MAX_ROW_BYTES` stands with its
-step, without values, and with the digest of its bytes: it counts, and it equals nothing that a server returns.
+without `_step`. `Row.digest` is the value digest of `canonical`. A row larger than `MAX_ROW_BYTES`, or one
+whose values cannot be read, stands with its step, without values, and with the digest of its bytes: it counts, and it
+equals nothing that a server returns.
 """
 
 from __future__ import annotations
@@ -49,14 +49,17 @@ def rows(source: Path | str | BinaryIO, *, salvage: bool = False) -> Iterator[Ro
 
 
 def read_row(record: Record) -> Row | None:
-    """The row in a history record; None when it is not one."""
-    if len(record.payload) > MAX_ROW_BYTES:
+    """The row in a history record; None when it has no step."""
+    members: dict[tuple[str, ...], object] | None = None
+    step: int | None = None
+    if len(record.payload) <= MAX_ROW_BYTES:
+        try:
+            step, members = _read_history(record)
+        except WireError:
+            members = None
+    if members is None:
         step = read_step_of(record)
         return None if step is None else Row(step, {}, sha256(record.payload).digest(), record.num)
-    try:
-        step, members = _read_history(record)
-    except WireError:
-        return None
     if step is None:
         return None
     values = {path[0] if len(path) == 1 else ".".join(path): value for path, value in members.items()}
