@@ -8,7 +8,6 @@ Interrupted is 130, also in a prompt.
 from __future__ import annotations
 
 import importlib
-import importlib.util
 import os
 import sys
 from collections.abc import Sequence
@@ -17,7 +16,7 @@ from typing import Annotated
 import typer
 
 from wandb_spool import __version__
-from wandb_spool.commands import COMMANDS, CommandModule
+from wandb_spool.commands import CommandModule, offered
 from wandb_spool.output import complain
 from wandb_spool.spool.errors import SpoolError
 
@@ -46,7 +45,8 @@ def answer(words: Sequence[str]) -> int:
 
 def build(words: Sequence[str]) -> typer.Typer:
     """The application; with only the command that the words name, if they begin with one."""
-    named = [module for module in COMMANDS if words[:1] == [module.name]]
+    commands = offered()
+    named = [module for module in commands if words[:1] == [module.name]]
     app = typer.Typer(
         name=PROGRAM,
         help="Log training runs to a spool on disk, without a network; deliver them to W&B later, and prove it.",
@@ -58,7 +58,7 @@ def build(words: Sequence[str]) -> typer.Typer:
         rich_markup_mode="rich",
     )
     app.callback()(_options)
-    for module in named or COMMANDS:
+    for module in named or commands:
         _register(app, module)
     return app
 
@@ -74,10 +74,7 @@ def _options(
 
 
 def _register(app: typer.Typer, module: CommandModule) -> None:
-    name = f"wandb_spool.commands.{module.name}"
-    if importlib.util.find_spec(name) is None:
-        return
-    function = importlib.import_module(name).command
+    function = importlib.import_module(f"wandb_spool.commands.{module.name}").command
     app.command(
         module.name,
         rich_help_panel=module.panel,
@@ -118,7 +115,7 @@ def _keep_traceback(error: Exception) -> str:
 
 
 def _is_command(word: str) -> bool:
-    return any(module.name == word for module in COMMANDS)
+    return any(module.name == word for module in offered())
 
 
 def _reader_left() -> int:

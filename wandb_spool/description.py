@@ -59,7 +59,7 @@ def _manifest(spool: Spool, found: Found) -> tuple[dict[str, Any] | None, str | 
     try:
         return read_manifest(found.run_directory(spool))[0].as_json(), None
     except FileNotFoundError:
-        sealed = found.entry.manifest_sha256 is not None
+        sealed = found.entry.manifest_sha256 is not None and found.state is not State.OPEN
         return None, "the manifest or the run directory is gone" if sealed else None
     except (SpoolError, OSError) as error:
         return None, str(error)

@@ -6,6 +6,7 @@ command whose module is not there is not offered. To add one: a line in `COMMAND
 
 from __future__ import annotations
 
+import importlib.util
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -56,3 +57,8 @@ COMMANDS: tuple[CommandModule, ...] = (
     CommandModule("rehearse", PRACTISE),
     CommandModule("demo", PRACTISE),
 )
+
+
+def offered() -> tuple[CommandModule, ...]:
+    """The commands whose modules are there."""
+    return tuple(module for module in COMMANDS if importlib.util.find_spec(f"{__name__}.{module.name}") is not None)

@@ -73,7 +73,7 @@ def _facts(spool: Spool, found: Found, body: dict[str, Any]) -> Iterator[tuple[s
 
     entry, manifest, receipt = found.entry, body["manifest"], body["receipt"]
     yield "project", "/".join(filter(None, (entry.entity, entry.project)))
-    yield "command", entry.command
+    yield "command", _one_line(entry.command)
     yield "started", entry.created
     if manifest:
         yield "ended", exit_text(manifest_from_json(manifest))
@@ -102,3 +102,8 @@ def _history(body: dict[str, Any]) -> Iterator[str]:
     for event in body["history"]:
         why = f" ({event['why']})" if event.get("why") else ""
         yield f"    {event.get('at')}  {event.get('from')} → {event.get('to')}{why}  by {event.get('by')}"
+
+
+def _one_line(command: str | None) -> str | None:
+    text = " ".join(command.split()) if command else None
+    return text if text is None or len(text) <= 200 else text[:199] + "…"
