@@ -129,7 +129,7 @@ def copy_descriptor(source: int, target: Path) -> None:
     try:
         fd = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, 0o600)
         try:
-            _copy(source, fd)
+            copy_bytes(source, fd)
             os.fsync(fd)
         finally:
             os.close(fd)
@@ -139,7 +139,8 @@ def copy_descriptor(source: int, target: Path) -> None:
         raise storage_error("copy", target, error) from error
 
 
-def _copy(source: int, target: int) -> None:
+def copy_bytes(source: int, target: int) -> None:
+    """Copy one open file into another, by reflink where the file system can. Nothing is made durable."""
     try:
         fcntl.ioctl(target, _FICLONE, source)
         return
@@ -205,6 +206,7 @@ __all__ = [
     "LINK_REPLACED",
     "Change",
     "StorageError",
+    "copy_bytes",
     "copy_descriptor",
     "detach_links",
     "digest_file",

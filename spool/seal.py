@@ -263,7 +263,7 @@ def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
     """The local files of every artifact in the log: those in the launch as they are, others copied into it."""
     staged = _Staged()
     for artifact in artifacts(log, salvage=True):
-        for named in _local_paths(artifact):
+        for named in local_paths(artifact):
             if named not in staged.files and named not in staged.changes:
                 path = _bring_in(named, launch, follow_links)
                 if isinstance(path, Change):
@@ -275,7 +275,7 @@ def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
     return staged
 
 
-def _local_paths(artifact: Artifact) -> Iterator[str]:
+def local_paths(artifact: Artifact) -> Iterator[str]:
     """Every local file that an artifact needs: a very large manifest, and the bytes of each entry."""
     yield from (entry.local_path for entry in artifact.entries() if entry.local_path)
     if artifact.manifest_file_path:
