@@ -90,6 +90,16 @@ class Sealer:
         if name is not None and code == 0:
             self.done[name] = None
 
+    def seal_finished(self) -> None:
+        """Seal here and now what is finished: for a launch that is a thread of a program, which can't be forked."""
+        try:
+            for directory in self.launch.paths.fragments():
+                sign = alive.read(directory)
+                if directory.name not in self.done and sign is not None and sign.phase in _OVER and _free(directory):
+                    self._seal(directory)
+        except (OSError, SpoolError):
+            pass  # the end of the program looks again
+
     # -- after the command -------------------------------------------------------------------------------------------
 
     def finish(self, *, timeout_s: float, process: tuple[int, int] | None = None) -> list[Sealed]:

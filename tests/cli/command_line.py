@@ -64,7 +64,7 @@ class CommandLine:
             os.environ.update(environ)
             os.chdir(directory)
             sys.stdin = stdin
-        shown = [stream.buffer.getvalue().decode(encoding) for stream in (out, err)]  # type: ignore[attr-defined]
+        shown = [stream.buffer.getvalue().decode(encoding) for stream in (out, err)]
         return subprocess.CompletedProcess(words, code, *shown)
 
     def json(self, *words: str, code: int = 0, **more: str) -> Any:

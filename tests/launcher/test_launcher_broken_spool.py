@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 

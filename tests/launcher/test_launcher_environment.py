@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+
 from wandb_spool.runner.environment import launch_environment, with_hook
 from wandb_spool.runner.hook import HOOK_DIR
 from wandb_spool.runner.redaction import HIDDEN, redact

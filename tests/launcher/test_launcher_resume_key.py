@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import pytest
+
 from wandb_spool.runner.resume_key import decide, job_key, rank, run_id
 
 from .processes import Launching

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from wandb_spool.runner.signals import Origin, needs_forwarding
 
 from .processes import Launching, children, until
