@@ -6,7 +6,12 @@ Returned as ``Any``: their types differ from release to release, and the hook re
 from __future__ import annotations
 
 import importlib
+import sys
 from typing import Any
+
+
+def module() -> Any:
+    return sys.modules["wandb"]
 
 
 def part(name: str) -> Any:

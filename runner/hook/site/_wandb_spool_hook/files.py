@@ -112,8 +112,6 @@ def settle(session: Any) -> None:
                 materialize(path, session.saved.get(path))
             except OSError as error:
                 say_once(f"settle {error.errno}", f"can't copy {path}: {error}; it stays a link")
-    session.saved.clear()
-    shutil.rmtree(os.path.join(session.fragment.run_dir, "tmp", "kept"), ignore_errors=True)
 
 
 def materialize(path: str, kept: Optional[str] = None) -> None:
@@ -144,6 +142,12 @@ def copy(source: str, target: str) -> None:
             if error.errno in (errno.ENOSPC, errno.EDQUOT):
                 raise
             shutil.copyfileobj(read, write, 1024 * 1024)
+
+
+def forget(session: Any) -> None:
+    """The run is finished: what was kept aside is needed no more."""
+    session.saved.clear()
+    shutil.rmtree(os.path.join(session.fragment.run_dir, "tmp", "kept"), ignore_errors=True)
 
 
 def carry(session: Any, old_run_dir: str, paths: List[str]) -> None:

@@ -8,6 +8,7 @@ open when the program ends is finished with the program's exit code.
 from __future__ import annotations
 
 import atexit
+import functools
 import os
 import sys
 import threading
@@ -15,7 +16,7 @@ import time
 from typing import Any, List, Optional
 
 from . import core, files
-from .anatomy import part, run_class
+from .anatomy import module, part, run_class
 from .exits import exit_code as program
 from .notice import say
 from .process import Process
@@ -39,6 +40,28 @@ def install(process: Process, reviver: Reviver) -> None:
         return Finisher(process, reviver, original).finish(session, exit_code)
 
     Run._finish = _finish
+    _guard_teardown(process)
+
+
+def _guard_teardown(process: Process) -> None:
+    """``wandb.teardown`` finishes what is open, and speaks to wandb-core, which may be dead."""
+    setup, wandb = part("wandb_setup"), module()
+    original = setup.teardown
+
+    @functools.wraps(original)
+    def teardown(exit_code: Optional[int] = None) -> None:
+        finish_all(process, exit_code)
+        with Watch(process):
+            try:
+                if core.is_dead():
+                    core.abandon()
+                original(exit_code)
+            except Exception:  # noqa: BLE001 - promise 1; the runs are finished, nothing is left to lose
+                core.abandon()
+
+    for owner in (setup, wandb, wandb.sdk):
+        owner.teardown = teardown
+    wandb._teardown = teardown
 
 
 class Finisher:
@@ -48,17 +71,21 @@ class Finisher:
         self._original = original
 
     def finish(self, session: Session, exit_code: Optional[int]) -> None:
-        with session.lock:
-            session.commit_open_row()
-            session.correct_summary()
-        files.settle(session)
         for _ in range(2):
+            if core.is_dead():
+                session.fail("wandb-core died")
             if session.broken is not None and not self._reviver.revive(session, now=True):
                 break
+            with session.lock:
+                session.commit_open_row()
+                session.correct_summary()
+            files.settle(session)
             if self._try(session, exit_code) and _wait_for_exit_record(session):
                 break
         if session.broken is not None:
+            files.settle(session)
             _leave(session.run)
+        files.forget(session)
         self._end(session, exit_code)
 
     def _try(self, session: Session, exit_code: Optional[int]) -> bool:

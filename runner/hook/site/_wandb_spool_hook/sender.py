@@ -26,13 +26,18 @@ class Sender:
     def __init__(self, interface: Any) -> None:
         self._interface = interface
         self._schedule = getattr(getattr(interface, "_asyncer", None), "_schedule", None)
+        writer = getattr(getattr(interface, "_client", None), "_writer", None)
+        self._transport = getattr(writer, "transport", None)
         self._under_way: Deque[Any] = deque()
         self.stalled = False
 
     def send(self, record: Any, original: Any, nowait: bool) -> None:
         """Raises what wandb raised for this record or for an earlier one."""
-        if self._schedule is None or nowait:
+        if self._schedule is None:
             original(self._interface, record, **({"nowait": True} if nowait else {}))
+            return
+        if nowait:  # console output, perhaps from within the asyncio thread
+            self._interface._asyncer.run_soon(self._publication(record))
             return
         self._settle()
         if len(self._under_way) >= WINDOW and not self.stalled:
@@ -44,8 +49,15 @@ class Sender:
         interface._assign(record)
         request = server_request()
         request.record_publish.CopyFrom(record)
-        client = interface._client
-        return lambda: client.publish(request)
+        client, transport = interface._client, self._transport
+
+        def publish() -> Any:
+            # asyncio would print a line for each write to a broken connection.
+            if transport is not None and transport.is_closing():
+                raise ConnectionResetError("wandb-core died")
+            return client.publish(request)
+
+        return publish
 
     def _settle(self) -> None:
         under_way = self._under_way

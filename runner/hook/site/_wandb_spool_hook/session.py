@@ -147,6 +147,9 @@ class Session:
         if _inode(self.fragment.log) != self._log_inode:
             self.fail("the log was removed")
             return
+        if os.path.exists(os.path.join(self.fragment.run_dir, "manifest.json")):
+            self.fail("the fragment was sealed")
+            return
         waiting_s = self.journal.waiting_since_s()
         if waiting_s is None or time.monotonic() - waiting_s < STUCK_S or core.is_stopped():
             return
