@@ -41,6 +41,8 @@ def install(process: Process, reviver: Reviver) -> None:
 
     Run._finish = _finish
     _guard_teardown(process)
+    core.guard_teardown()
+    core.quiet_asyncio()
 
 
 def _guard_teardown(process: Process) -> None:

@@ -26,11 +26,13 @@ class Fragment:
         overridden: Optional[List[str]] = None,
         base_url: Optional[str] = None,
         first_step: Optional[int] = None,
+        resume_step: Optional[int] = None,
     ) -> None:
         settings = run._settings
         self.log = settings.sync_file
         self.run_dir = os.path.dirname(self.log)
         self.continues = first_step is not None  # goes on where another fragment of this process ended
+        self.resume_step = resume_step  # where a run of an earlier launch goes on, if the program names no steps
         self.rows = Rows(first_step or 0)
         self.promised = 0  # rows that are about to be repeated here, and are not counted elsewhere any more
         self.pid = os.getpid()

@@ -109,17 +109,18 @@ def _guard_summary(Run: Any, process: Process, reviver: Reviver) -> None:
         session = process.of(self)
         if session is None:
             return original(self)
-        try:
-            if not session.sender.stalled and not core.is_stopped():
-                session.summary_seen = original(self) or session.summary_seen
-        except Exception as error:  # noqa: BLE001 - promise 1
-            if not core.is_dead():
-                tell("summary", error)
-                return session.summary_seen
-            session.fail("wandb-core died")
-            if reviver.revive(session):
-                session.summary_seen = guarded(original, _empty_dict)(self) or session.summary_seen
-        return session.summary_seen
+        for _ in range(2):
+            if session.sender.stalled or core.is_stopped():
+                break
+            if core.is_dead():
+                session.fail("wandb-core died")
+            if session.broken is not None and not reviver.revive(session):
+                break
+            try:
+                return original(self)
+            except Exception as error:  # noqa: BLE001 - promise 1
+                session.note(error)
+        return guarded(session.remembered_summary, _empty_dict)()
 
     Run._summary_get_current_summary_callback = current
 

@@ -23,9 +23,9 @@ def start_ticks() -> int:
 
 
 def _slurm_job_id() -> Optional[str]:
-    array = os.environ.get("SLURM_ARRAY_JOB_ID")
-    if array:
-        return "{}_{}".format(array, os.environ.get("SLURM_ARRAY_TASK_ID", "0"))
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    if array and task:
+        return "{}_{}".format(array, task)
     return os.environ.get("SLURM_JOB_ID")
 
 
@@ -45,7 +45,7 @@ def _pid_namespace() -> str:
 
 def _restart_count() -> Optional[int]:
     text = os.environ.get("SLURM_RESTART_COUNT", "")
-    return int(text) if text.isdigit() else None
+    return int(text) if text.isdecimal() else None
 
 
 def writer() -> Dict[str, Any]:

@@ -11,7 +11,7 @@ import logging
 import os
 from typing import Any, Dict, Optional
 
-from . import core, names
+from . import continuation, core, entry, names
 from .anatomy import interface_of, part, singleton
 from .counting import bind
 from .finishing import finish_at_exit
@@ -59,6 +59,7 @@ class Initializer:
         if mode == "disabled":
             return self._original(**arguments)
         self._take_over(arguments, mode)
+        self._recognize_restart(arguments)
         _forget_dead_service()
         self._replace_dead_core()
         try:
@@ -92,6 +93,17 @@ class Initializer:
         process.launch.assert_environment(os.environ)
         arguments["mode"], arguments["dir"] = "offline", process.launch.path
 
+    def _recognize_restart(self, arguments: Dict[str, Any]) -> None:
+        """A restarted job goes on with the runs of its first attempt, unless the user names the run."""
+        named = arguments.get("id") or _explicit(arguments.get("settings"), "run_id") or os.environ.get("WANDB_RUN_ID")
+        if named:
+            return
+        found = continuation.restart_id(self._process.launch, os.environ)
+        if found is not None:
+            arguments["id"] = found
+            if not arguments.get("resume"):
+                arguments["resume"] = "allow"
+
     def _override(self, name: str, value: Any) -> None:
         said = f"{name}={value}"
         if said not in self._process.overridden:
@@ -112,13 +124,17 @@ class Initializer:
         interface = interface_of(run)
         if process.of(run) is not None or interface is None:
             return  # wandb returned the run that is active already
+        before = _before(process, run, arguments)
         fragment = Fragment(
             process.launch,
             run,
-            predecessor=process.predecessor(str(run._settings.run_id)),
+            predecessor=None if before is None else before.entry,
             overridden=process.overridden,
             base_url=process.base_url,
+            resume_step=_resume_step(before, arguments, run._settings),
         )
+        if fragment.resume_step is not None:
+            continuation.show_resumed(run)
         session = Session(run, interface, fragment, arguments)
         bind(interface, session)
         process.add(session)
@@ -139,6 +155,22 @@ class Initializer:
         )
         plain = {k: arguments[k] for k in ("project", "name", "config") if k in arguments}
         return self._original(mode="disabled", **plain)
+
+
+def _before(process: Process, run: Any, arguments: Dict[str, Any]) -> Optional[continuation.Predecessor]:
+    """The fragment that this run continues, in this program or in an earlier launch."""
+    own = entry.name_of(process.launch, os.path.basename(os.path.dirname(run._settings.sync_file)))
+    before = continuation.find_predecessor(process.launch, own, run._settings)
+    if before is not None and not process.wrote(before.entry):
+        continuation.tell(before, run._settings)
+    return before
+
+
+def _resume_step(before: Optional[continuation.Predecessor], arguments: Dict[str, Any], settings: Any) -> Optional[int]:
+    """The step at which a program goes on that asked to resume and names no steps itself."""
+    if before is None or before.last_step < 0 or not continuation.asked_to_resume(arguments, settings):
+        return None
+    return before.last_step + 1
 
 
 def _shorten_patience(settings: Any) -> None:

@@ -54,7 +54,7 @@ class Memory:
                 self._values.pop(_path(item), None)
             for item in record.summary.update:
                 self._summarized(_path(item), item.value_json)
-        elif kind == "metric" and not record.metric.expanded_from_glob:
+        elif kind == "metric" and not getattr(record.metric, "expanded_from_glob", False):
             self.metrics[record.metric.name or record.metric.glob_name] = record.metric
 
     def log(self, history: Any) -> None:
@@ -109,6 +109,16 @@ class Memory:
                 answer[shown] = value
         if aggregated:
             answer.update(self.aggregated())
+        return answer
+
+    def nested_summary(self) -> Dict[str, Any]:
+        answer: Dict[str, Any] = {}
+        for path, value in self.summary().items():
+            inner = answer
+            for name in path[:-1]:
+                found = inner.setdefault(name, {})
+                inner = found if isinstance(found, dict) else {}
+            inner[path[-1]] = json.loads(value)
         return answer
 
     def aggregated(self) -> Dict[Path, str]:

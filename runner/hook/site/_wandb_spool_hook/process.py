@@ -30,10 +30,9 @@ class Process:
         session.finished = True
         heart.remove(session.beat)
 
-    def predecessor(self, run_id: str) -> Optional[str]:
-        """The fragment that this run wrote before: in this process, or what the launcher knows of."""
-        earlier = self.launch.defaults.get("predecessor_of") or {}
-        return self._last_entries.get(run_id) or earlier.get(run_id)
+    def wrote(self, entry: str) -> bool:
+        """Whether this process wrote that fragment."""
+        return entry in self._last_entries.values()
 
     def of(self, run: Any) -> Optional[Session]:
         for session in self.here():

@@ -13,7 +13,7 @@ import time
 from typing import Any, Dict, List
 
 from . import core, files
-from .anatomy import interface_of, messages
+from .anatomy import interface_of, messages, module
 from .fragment import Fragment
 from .journal import Sent
 from .notice import say, say_once
@@ -89,8 +89,7 @@ class Reviver:
     def _continue(self, session: Session) -> None:
         old, missing = session.fragment, self._read_dead(session)
         reason = session.broken
-        new_run = self.init(**_arguments(session, self._process))
-        _take_over(session.run, new_run)
+        _restart(self.init, session, self._process)
         interface = interface_of(session.run)
         fragment = Fragment(
             self._process.launch,
@@ -140,6 +139,22 @@ def _arguments(session: Session, process: Process) -> Dict[str, Any]:
     )
     process.launch.assert_environment(os.environ)
     return arguments
+
+
+def _restart(init: Any, session: Session, process: Process) -> None:
+    arguments = _arguments(session, process)
+    wandb = module()
+    current = wandb.run
+    if not _knows_create_new(wandb):  # before 0.19.11: one run at a time
+        wandb.run, arguments["reinit"] = None, True
+    try:
+        _take_over(session.run, init(**arguments))
+    finally:
+        wandb.run = current
+
+
+def _knows_create_new(wandb: Any) -> bool:
+    return "create_new" in str(wandb.Settings.model_fields["reinit"].annotation)
 
 
 def _take_over(run: Any, new: Any) -> None:

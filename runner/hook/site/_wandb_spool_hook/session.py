@@ -18,7 +18,7 @@ from .journal import Journal, Sent
 from .memory import Memory
 from .notice import forget
 from .sender import Sender, Stuck
-from .tail import HISTORY, Tail
+from .tail import HISTORY, Tail, records
 
 PROBE_BYTES = 256 * 1024
 COMMIT = object()  # marks the one call that is no call of the program
@@ -39,7 +39,6 @@ class Session:
         self.memory = Memory()
         self.broken: Optional[str] = None
         self.live: Optional[Memory] = None  # aggregates over all fragments, once there is more than one
-        self.summary_seen: Dict[str, Any] = {}  # what wandb-core answered last
         self.saved: Dict[str, Any] = {}  # files.py: what was saved, by its name in the run
         self._begin(fragment)
 
@@ -50,6 +49,8 @@ class Session:
         self.sender = Sender(self.interface)
         self._counts: Dict[str, int] = {}
         self._first_row = fragment.continues
+        self._resume_step = fragment.resume_step
+        self._next_probe_s = 0.0
         self._log_inode = _inode(fragment.log)
 
     def move(self, interface: Any, fragment: Fragment) -> None:
@@ -63,6 +64,11 @@ class Session:
     def name(self) -> str:
         return str(self.run._settings.run_id)
 
+    @property
+    def step_to_come(self) -> Optional[int]:
+        """The step of the first row of a resumed run that has none yet; wandb-core doesn't know it."""
+        return self._resume_step
+
     # -- what the program logs ---------------------------------------------------------------------------------------
 
     def row(self, history: Any) -> None:
@@ -70,6 +76,9 @@ class Session:
         rows = self.fragment.rows
         step = history.step.num if history.HasField("step") else None
         flush = history.action.flush if history.HasField("action") else None
+        if self._resume_step is not None and step is None:
+            rows.step, self._first_row = self._resume_step, True
+        self._resume_step = None
         if not self.fragment.call(step, flush):
             return
         flush = step is None if flush is None else flush
@@ -124,6 +133,23 @@ class Session:
                 item.nested_key.extend(path)
         self.interface._publish_summary(record)
 
+    def remembered_summary(self) -> Dict[str, Any]:
+        """The summary from what is on disk and under way, for as long as wandb-core can't be asked."""
+        memory, record_class = Memory(), messages().Record
+        for record in records(self.fragment.log):
+            memory.read(record_class.FromString(record))
+        for sent in self.journal.missing(self.tail):
+            if sent.kind == HISTORY:
+                memory.log(sent.message)
+            else:
+                memory.read(sent.message)
+        return memory.nested_summary()
+
+    def note(self, error: Exception) -> None:
+        """An answer that never came means nothing while wandb-core lives."""
+        if core.is_dead() or isinstance(error, (ConnectionError, BrokenPipeError)):
+            self.fail(f"{type(error).__name__}: {error}")
+
     def fail(self, reason: str) -> None:
         if self.broken is None and not self.finished:
             self.broken = reason
@@ -153,6 +179,9 @@ class Session:
         waiting_s = self.journal.waiting_since_s()
         if waiting_s is None or time.monotonic() - waiting_s < STUCK_S or core.is_stopped():
             return
+        if time.monotonic() < self._next_probe_s:
+            return
+        self._next_probe_s = time.monotonic() + STUCK_S
         trouble = no_room(os.path.dirname(self.fragment.run_dir))
         if trouble is not None:
             self.fail(trouble)

@@ -1,0 +1,92 @@
+"""A restarted job goes on with its run: same id, its predecessor named, steps where they should be."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from wandb_spool.spool.log import rows
+from wandb_spool.spool.queue import Spool
+
+from .processes import Launching
+
+IMPLICIT = """
+import sys, wandb
+run = wandb.init(project="p", id={id!r}, resume={resume!r})
+print("starts at", run.step, run.resumed)
+for value in range(5):
+    run.log({{"value": value, "part": int(sys.argv[1])}})
+run.finish()
+"""
+
+FOLDS = """
+import wandb
+for fold in range(2):
+    run = wandb.init(project="folds")
+    print("run", run.id, run.step)
+    for value in range(3):
+        run.log({"value": value})
+    run.finish()
+"""
+
+
+def fragments(root: Path) -> list[dict[str, Any]]:
+    """Manifests in the order of their launches."""
+    found = [json.loads(path.read_text()) for path in sorted(root.glob("runs/*/*/wandb/offline-run-*/manifest.json"))]
+    return sorted(found, key=lambda body: (body["started"], body["fragment"]))
+
+
+def steps(spool: Spool, manifest: dict[str, Any]) -> list[int]:
+    log = spool.paths.launch(manifest["launch"]) / manifest["log"]["path"]
+    return [row.step for row in rows(log)]
+
+
+def test_a_resumed_run_without_steps_of_its_own_goes_on_behind_its_predecessor(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(IMPLICIT.format(id="again", resume="allow"))
+    said = [launching.run("python", "train.py", str(part)) for part in range(3)]
+    assert [done.returncode for done in said] == [0, 0, 0]
+    assert [line for done in said for line in done.stdout.splitlines() if "starts" in line] == [
+        "starts at 0 False",
+        "starts at 5 True",
+        "starts at 10 True",
+    ]
+    found = fragments(launching.spool)
+    spool = Spool.open(launching.spool)
+    assert [steps(spool, body) for body in found] == [list(range(n, n + 5)) for n in (0, 5, 10)]
+    names = [f"{body['launch']}.{body['fragment']}" for body in found]
+    assert [body["predecessor"] for body in found] == [None, *names[:2]]
+    assert [(body["rows_logged"], body["rows_lost"], body["calls_refused"]) for body in found] == [(5, 0, 0)] * 3
+
+
+def test_a_program_that_does_not_ask_to_resume_begins_where_it_says(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(IMPLICIT.format(id="again", resume=None))
+    for part in range(2):
+        assert launching.run("python", "train.py", str(part)).returncode == 0
+    spool = Spool.open(launching.spool)
+    assert [steps(spool, body) for body in fragments(launching.spool)] == [[0, 1, 2, 3, 4]] * 2
+
+
+def test_a_requeued_job_continues_each_of_its_runs(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(FOLDS)
+    attempts = [
+        launching.run("python", "train.py", SLURM_JOB_ID="77", SLURM_RESTART_COUNT=str(count)) for count in (0, 1)
+    ]
+    first, second = ([line for line in done.stdout.splitlines() if line.startswith("run")] for done in attempts)
+    assert [line.split()[1] for line in first] == [line.split()[1] for line in second]
+    assert [line.split()[2] for line in first + second] == ["0", "0", "3", "3"]
+    assert len({line.split()[1] for line in first}) == 2
+
+
+@pytest.mark.parametrize("together", [False, True], ids=["one after another", "at once"])
+def test_several_trainings_of_one_job_never_become_one_run(launching: Launching, together: bool) -> None:
+    for name in ("first.py", "second.py"):
+        (launching.home / name).write_text(FOLDS)
+    join = "& " if together else "; "
+    script = f"python first.py {join} python second.py {join} python second.py; wait"
+    done = launching.run("bash", "-c", script, SLURM_JOB_ID="78", SLURM_RESTART_COUNT="0")
+    ids = [line.split()[1] for line in done.stdout.splitlines() if line.startswith("run")]
+    assert len(ids) == 6
+    assert len(set(ids)) == 6
