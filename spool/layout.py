@@ -71,6 +71,10 @@ class SpoolPaths:
         return self.root / "edits"
 
     @property
+    def adopted(self) -> Path:
+        return self.root / "adopted"
+
+    @property
     def receipts(self) -> Path:
         return self.root / "receipts"
 

@@ -41,6 +41,7 @@ class Place:
     token: str | None = None
     origin: State | None = None
     """For an entry that this process claimed: the state from which it took it."""
+    origin_path: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -80,11 +81,11 @@ class Spool:
                 hint="choose an empty or a new directory",
             )
         durable.make_directory(root)
+        _protect(root, group)  # first: what is made in it takes its modes from it
         for directory in (paths.runs, paths.leases, paths.edits, paths.receipts, paths.syncers):
             durable.make_directory(directory)
         for state in State:
             durable.make_directory(paths.queue(state))
-        _protect(root, group)
         body = {
             "format": FORMAT,
             "spool_id": secrets.token_hex(16),
@@ -112,7 +113,7 @@ class Spool:
                 hint="the runs beside it are untouched: restore the file from a backup or make it anew with `init`",
             ) from error
         found = body.get("format")
-        if not isinstance(found, int) or found > FORMAT:
+        if not isinstance(found, int) or isinstance(found, bool) or found > FORMAT:
             raise SpoolFormatError(
                 f"the spool is of format {found}, this version of wandb-spool reads format {FORMAT}",
                 path=root,
@@ -184,7 +185,8 @@ class Spool:
             # NFS may answer a repeated rename with ENOENT, even to the winner.
             if not target.exists():
                 raise LostRaceError(f"{place.name} was taken by somebody else", path=place.path) from error
-        return Place(place.name, State.ACTIVE, target, token, place.state)
+            durable.sync_move(place.path, target)
+        return Place(place.name, State.ACTIVE, target, token, place.state, place.path)
 
     def move(
         self,
@@ -199,13 +201,14 @@ class Spool:
 
         `entry` is the new body (default: the present one); an event is added to its history. A crash in between leaves
         the entry in `active`, whence `put_back` completes or undoes the move by the last event. Raises TransitionError
-        when the table has no such move, LostRaceError when the entry is no longer there.
+        when the table has no such move, LostRaceError when the entry is no longer there, DamagedError when its present
+        body can't be read (it stays where it was).
         """
         if not allowed(place.state, target):
             raise TransitionError(f"{place.name} is {place.state}, it can't become {target}")
         now = time.time() if now_s is None else now_s
         owned = place if place.state is State.ACTIVE else self.claim(place)
-        body = (entry or self.read(owned)).with_event(
+        body = (entry or self._read_owned(owned)).with_event(
             source=owned.origin or place.state,
             target=target,
             by=f"{socket.gethostname()}:{os.getpid()}",
@@ -214,14 +217,36 @@ class Spool:
         )
         self.rewrite(owned, body)
         path = self.paths.entry(target, place.name, month=clock.month(now))
-        durable.make_directory(path.parent)
-        durable.rename(owned.path, path)
+        self._finish_move(owned.path, path, body)
         return Place(place.name, target, path)
 
+    def _read_owned(self, owned: Place) -> Entry:
+        try:
+            return self.read(owned)
+        except SpoolError:
+            if owned.origin is not None:
+                self.release(owned, owned.origin)
+            raise
+
+    def _finish_move(self, source: Path, target: Path, body: Entry | None) -> None:
+        """The second rename of a move. Raises LostRaceError when the entry was taken from its owner meanwhile."""
+        durable.make_directory(target.parent)
+        try:
+            durable.rename(source, target)
+        except FileNotFoundError as error:
+            if body is None or not _lies_at(target, body):  # after a repeated rename it lies there
+                raise LostRaceError("the entry was taken from its owner meanwhile", path=source) from error
+            durable.sync_move(source, target)
+
     def rewrite(self, place: Place, entry: Entry) -> None:
-        """Rewrite the body of an entry that this process owns, without moving it."""
+        """Rewrite the body of an entry that this process owns, without moving it.
+
+        Raises LostRaceError when it is no longer there: an owner that slept for too long must not make it anew.
+        """
         if place.state is not State.ACTIVE:
             raise TransitionError(f"only the owner of an active entry rewrites it, {place.name} is {place.state}")
+        if not place.path.exists():
+            raise LostRaceError(f"{place.name} was taken from its owner meanwhile", path=place.path)
         durable.write_json(place.path, entry.as_json(), mode=self.file_mode)
 
     def put_back(self, place: Place) -> Place:
@@ -233,49 +258,82 @@ class Spool:
         target = last_state(entry)
         month = clock.month(clock.seconds(entry.history[-1].get("at")) or 0.0) if entry.history else None
         path = self.paths.entry(target, place.name, month=month)
-        durable.make_directory(path.parent)
-        try:
-            durable.rename(place.path, path)
-        except FileNotFoundError as error:
-            raise LostRaceError(f"{place.name} was put back by somebody else", path=place.path) from error
+        self._finish_move(place.path, path, entry)
         return Place(place.name, target, path)
 
     def release(self, place: Place, target: State) -> Place:
         """Give a claimed entry back unchanged to the state it came from."""
-        path = self.paths.entry(target, place.name)
-        durable.rename(place.path, path)
+        came_from = place.origin_path if place.origin is target else None
+        path = came_from or self.paths.entry(target, place.name)
+        self._finish_move(place.path, path, None)
         return Place(place.name, target, path)
 
     def repair(self) -> list[str]:
-        """Remove the copies of entries that lie in two directories; returns a line for each."""
+        """Remove the copies of entries that lie in two directories; returns a line for each.
+
+        An entry that moves while the directories are listed is seen twice too. So a copy is taken like any other entry
+        before it is removed, and given back if it turns out to be the only one.
+        """
+        told: list[str] = []
+        for name, places in self._listed().items():
+            if len(places) < 2:
+                continue
+            keep = self._standing(places)
+            removed = [place for place in places if place != keep and self._remove_copy(place)]
+            if removed:
+                told.append(f"{name}: was also in {', '.join(str(p.state) for p in removed)}; {keep.state} stands")
+        return told
+
+    def _remove_copy(self, place: Place) -> bool:
+        try:
+            ours = self.claim(place)
+        except LostRaceError:
+            return False  # it moved on: there was no second copy
+        others = [other for other in self._listed().get(place.name, []) if other.path != ours.path]
+        if others and (place.state is State.ACTIVE or self._outranked(place, ours, others)):
+            durable.remove(ours.path)
+            return True
+        self._give_back(ours, place)
+        return False
+
+    def _outranked(self, place: Place, ours: Place, others: list[Place]) -> bool:
+        as_it_was = Place(place.name, place.state, ours.path)
+        return self._standing([*others, as_it_was]) != as_it_was
+
+    def _give_back(self, ours: Place, place: Place) -> None:
+        try:
+            durable.rename(ours.path, place.path)
+        except FileNotFoundError:
+            pass  # somebody put it back already
+
+    def _listed(self) -> dict[str, list[Place]]:
         found: dict[str, list[Place]] = {}
         for state in State:
             for place in self.places(state):
                 found.setdefault(place.name, []).append(place)
-        told: list[str] = []
-        for name, places in found.items():
-            if len(places) > 1:
-                keep = self._standing(places)
-                for place in places:
-                    if place != keep:
-                        durable.remove(place.path)
-                told.append(f"{name}: was in {', '.join(str(p.state) for p in places)}; {keep.state} stands")
-        return told
+        return found
 
     def _standing(self, places: list[Place]) -> Place:
         """Of several places of one entry, the one that stands. An unreadable copy carries no receipt."""
-        receipts: dict[State, bool] = {}
-        for place in places:
-            try:
-                receipts[place.state] = self.read(place).receipt is not None
-            except (FileNotFoundError, SpoolError):
-                receipts[place.state] = False
-        state = standing(receipts)
-        return next(place for place in places if place.state is state)
+        proven = {place.path: self._has_receipt(place) for place in places}
+        found = {state: any(proven[p.path] for p in places if p.state is state) for state in State}
+        state = standing({state: found[state] for state in {place.state for place in places}})
+        candidates = [place for place in places if place.state is state]
+        return next((place for place in candidates if proven[place.path]), candidates[0])
+
+    def _has_receipt(self, place: Place) -> bool:
+        try:
+            return self.read(place).receipt is not None
+        except (FileNotFoundError, SpoolError):
+            return False
 
     @property
     def file_mode(self) -> int:
         return 0o660 if self.group else 0o600
+
+    @property
+    def directory_mode(self) -> int:
+        return 0o2770 if self.group else 0o700
 
 
 def last_state(entry: Entry) -> State:
@@ -297,13 +355,26 @@ def _directories(parent: Path) -> list[Path]:
         return []
 
 
+def _lies_at(path: Path, body: Entry) -> bool:
+    try:
+        return durable.read_json(path) == body.as_json()
+    except (OSError, ValueError, SpoolError):
+        return False
+
+
 def _protect(root: Path, group: str | None) -> None:
     """0700, or 2770 for a group on purpose. A file system without modes is not an error."""
+    if group is None:
+        try:
+            root.chmod(0o700)
+        except OSError:
+            pass
+        return
     try:
-        root.chmod(0o700 if group is None else 0o2770)
-        if group is not None:
-            shutil.chown(root, group=group)
+        shutil.chown(root, group=group)
+        root.chmod(0o2770)
     except LookupError as error:
         raise UsageError(f"no such group: {group}", path=root) from error
-    except OSError:
-        pass
+    except OSError as error:
+        hint = f"you must be a member of {group}, and the file system must know groups"
+        raise UsageError(f"the spool can't be given to the group {group}", path=root, hint=hint) from error

@@ -218,7 +218,7 @@ def _compare(server: Server | None, where: tuple[str, str, str], chain: Chain, r
 
     def fetch(first_step: int, end_step: int, limit: int) -> list[StepDigest]:
         assert server is not None
-        return [_step_digest(row) for row in server.history(*where, first_step, end_step, limit)]
+        return [step_digest(row) for row in server.history(*where, first_step, end_step, limit)]
 
     return compare(streams, cut_from, None if server is None else fetch, gone=chain.gone)
 
@@ -249,7 +249,8 @@ def _ascending(read: Iterator[StepDigest]) -> Iterator[StepDigest]:
         yield last
 
 
-def _step_digest(row: Mapping[str, Any]) -> StepDigest:
+def step_digest(row: Mapping[str, Any]) -> StepDigest:
+    """A row of a server's history as it is compared. Raises DeliveryError for one without a step."""
     step = row.get("_step")
     if not isinstance(step, (int, float)):
         raise DeliveryError(Failure.UNREADABLE, "a row of the server's history has no _step")
