@@ -69,15 +69,43 @@ def test_a_program_that_does_not_ask_to_resume_begins_where_it_says(launching: L
     assert [steps(spool, body) for body in fragments(launching.spool)] == [[0, 1, 2, 3, 4]] * 2
 
 
-def test_a_requeued_job_continues_each_of_its_runs(launching: Launching) -> None:
+ONE = """
+import wandb
+run = wandb.init(project="one")
+print("run", run.id, run.step)
+for value in range(3):
+    run.log({"value": value})
+"""
+
+
+def attempt(launching: Launching, count: int, *options: str) -> list[list[str]]:
+    """Run ids and first steps of one attempt of a Slurm job."""
+    slurm = {"SLURM_JOB_ID": "77", "SLURM_RESTART_COUNT": str(count)}
+    done = launching.run("python", "train.py", options=options, **slurm)
+    assert done.returncode == 0, done.stderr
+    return [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("run ")]
+
+
+def test_a_requeued_job_continues_its_run(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(ONE)
+    first, second, third = (attempt(launching, count) for count in range(3))
+    assert [steps for _, steps in first + second + third] == ["0", "3", "6"]
+    assert len({run for run, _ in first + second + third}) == 1
+
+
+def test_a_requeued_loop_over_folds_never_continues_the_wrong_fold(launching: Launching) -> None:
+    # Restarted after its first fold, a program may begin with the second one: nobody can know.
     (launching.home / "train.py").write_text(FOLDS)
-    attempts = [
-        launching.run("python", "train.py", SLURM_JOB_ID="77", SLURM_RESTART_COUNT=str(count)) for count in (0, 1)
-    ]
-    first, second = ([line for line in done.stdout.splitlines() if line.startswith("run")] for done in attempts)
-    assert [line.split()[1] for line in first] == [line.split()[1] for line in second]
-    assert [line.split()[2] for line in first + second] == ["0", "0", "3", "3"]
-    assert len({line.split()[1] for line in first}) == 2
+    found = [run for count in range(3) for run in attempt(launching, count)]
+    assert len({run for run, _ in found}) == len(found) == 6
+    assert {step for _, step in found} == {"0"}
+
+
+def test_a_requeued_loop_continues_run_by_run_under_a_resume_key(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(FOLDS)
+    first, second = (attempt(launching, count, "--resume-key", "chain") for count in (0, 1))
+    assert [run for run, _ in first] == [run for run, _ in second]
+    assert [step for _, step in first + second] == ["0", "0", "3", "3"]
 
 
 @pytest.mark.parametrize("together", [False, True], ids=["one after another", "at once"])

@@ -37,17 +37,32 @@ def restart_id(launch: Launch, environ: Any) -> Optional[str]:
     """The id of this run in a launch that may be restarted; None where no restart can be recognized.
 
     The n-th run of the same command and rank gets the same id in every attempt. Processes of one launch share the
-    count through files, so that a script that starts several trainings doesn't merge them.
+    count through files, so that a script that starts several trainings doesn't merge them. Without a name of the
+    user's, attempts after one with several runs of this command (a k-fold loop) start runs of their own: nobody can
+    know with which of them the program goes on.
     """
     try:
         given = json.loads(environ.get("WANDB_SPOOL_RESUME_KEY") or "")
-        key = str(given["key"])
-    except (ValueError, KeyError, TypeError):
+        key, named = str(given["key"]), bool(given.get("named"))
+    except (ValueError, KeyError, TypeError, AttributeError):
         return None
     rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
     command = hashlib.sha256("\0".join(sys.argv).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     ordinal = _next_ordinal(launch, f"{rank}-{command}")
-    return None if ordinal is None else run_id(f"{key}\0{command}", rank, ordinal)
+    if ordinal is None:
+        return None
+    key = f"{key}\0{command}"
+    if not named and given.get("attempt") and _earlier_launch_wrote(launch, run_id(key, rank, 1)):
+        key = f"{key}\0{launch.name}"
+    return run_id(key, rank, ordinal)
+
+
+def _earlier_launch_wrote(launch: Launch, run: str) -> bool:
+    return any(
+        name.endswith(f"-{run}.json") and not name.startswith(launch.name)
+        for folder, _ in _folders(launch)
+        for name in _names(folder)
+    )
 
 
 def _next_ordinal(launch: Launch, who: str) -> Optional[int]:

@@ -25,7 +25,7 @@ def start_ticks() -> int:
 def _slurm_job_id() -> Optional[str]:
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     if array and task:
-        return "{}_{}".format(array, task)
+        return f"{array}_{task}"
     return os.environ.get("SLURM_JOB_ID")
 
 
