@@ -54,6 +54,7 @@ def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
         "rows_waiting": sum(found.entry.rows or 0 for found in waiting),
         "destinations": _destinations(waiting),
         "reasons": _reasons(waiting),
+        "transit": _transit(waiting),
         "syncers": [syncer.body for syncer in read_syncers(spool)],
         "problems": list(survey.problems),
     }
@@ -72,6 +73,11 @@ def lines(spool: Spool, survey: Survey, body: dict[str, Any], now_s: float) -> l
         shown.append("no runs yet: `wandb-spool run -- python train.py`")
     for reason in body["reasons"]:
         shown.append(f"{reason['state']}: {reason['count']} × {reason['reason']}" + _mend(reason))
+    shown += [
+        f"transit: {item['count']} × packed into {item['file']} since {item['since']} · `wandb-spool unpack` its "
+        f"receipts, or `wandb-spool release --bundle {item['file']}`"
+        for item in body["transit"]
+    ]
     shown += [f"{name}: {_counts_text(counts)}" for name, counts in body["destinations"].items()]
     shown += [f"PROBLEM {problem}" for problem in survey.problems]
     return shown
@@ -118,6 +124,21 @@ def _reasons(waiting: list[Found]) -> list[dict[str, Any]]:
     return [
         {"state": state, "count": len(found), "reason": found[-1].entry.reason, "mend": found[-1].entry.mend}
         for (state, _), found in sorted(groups.items())
+    ]
+
+
+def _transit(waiting: list[Found]) -> list[dict[str, Any]]:
+    """What is on its way in bundles, and since when."""
+    bundles: dict[tuple[str, str], list[str]] = {}
+    for found in waiting:
+        note = found.entry.extra.get("packed")
+        if found.state.value == "transit":
+            noted = note if isinstance(note, dict) else {}
+            bundle = (str(noted.get("file") or "a bundle"), str(noted.get("digest") or ""))
+            bundles.setdefault(bundle, []).append(str(noted.get("at") or ""))
+    return [
+        {"file": file, "digest": digest, "count": len(times), "since": min(times)}
+        for (file, digest), times in sorted(bundles.items())
     ]
 
 
