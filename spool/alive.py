@@ -58,7 +58,7 @@ def decode(line: bytes) -> Alive | None:
 def read(run_directory: Path) -> Alive | None:
     """The sign of life of a fragment, or None where there is none that can be believed."""
     try:
-        fd = os.open(run_directory / "alive", os.O_RDONLY | os.O_NOFOLLOW)
+        fd = os.open(run_directory / "alive", os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
     except OSError:
         return None
     try:

@@ -132,7 +132,7 @@ _NUMBERS = ("rows", "size_bytes")
 
 def entry_from_json(name: str, body: Mapping[str, Any]) -> Entry:
     """Build an entry from a body; raises ValueError with what is wrong in one phrase."""
-    if int(body.get("format", 0)) > FORMAT:
+    if _count(body, "format") > FORMAT:
         raise SpoolFormatError(f"the entry {name} is of format {body['format']}, this version reads {FORMAT}")
     match = ENTRY_NAME.match(name)
     if match is None:
@@ -170,7 +170,7 @@ def read_entry(path: Path, name: str) -> Entry:
     """Read an entry. Raises FileNotFoundError when it moved meanwhile, DamagedError when it is no entry."""
     try:
         return entry_from_json(name, durable.read_json(path))
-    except (ValueError, TypeError, KeyError) as error:
+    except (ValueError, TypeError, KeyError, AttributeError, OverflowError) as error:
         raise DamagedError(
             f"the entry is damaged ({error})",
             path=path,

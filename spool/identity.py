@@ -56,12 +56,12 @@ class Identity:
                 slurm_restart_count=_optional_int(value.get("slurm_restart_count")),
                 uid=_optional_int(value.get("uid")),
             )
-        except (KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError, OverflowError):
             return None
 
 
 def _optional_int(value: object) -> int | None:
-    return int(value) if isinstance(value, (int, str)) and str(value).isdigit() else None
+    return int(value) if isinstance(value, (int, str)) and str(value).isdecimal() else None
 
 
 def host_name() -> str:

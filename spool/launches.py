@@ -37,8 +37,7 @@ class Launch:
     ) -> Launch:
         """Make a launch directory with its record and its reserve. Raises StorageError."""
         now = time.time() if now_s is None else now_s
-        name = new_launch_name(now)
-        paths = LaunchPaths(spool.paths.launch(name))
+        name, paths = _new_directory(spool, now)
         body = {
             "format": FORMAT,
             "launch": name,
@@ -48,7 +47,7 @@ class Launch:
             **(extra or {}),
         }
         try:
-            for directory in (paths.root, paths.markers, paths.staged):
+            for directory in (paths.markers, paths.staged):
                 durable.make_directory(directory)
             durable.write_json(paths.record, body)
             _reserve(paths.reserve)
@@ -94,6 +93,17 @@ class Launch:
             pass
         shutil.rmtree(self.paths.root, ignore_errors=True)
         return not self.paths.root.exists()
+
+
+def _new_directory(spool: Spool, now_s: float) -> tuple[str, LaunchPaths]:
+    """A directory that nobody had before: of two launches with one name, the second draws again."""
+    while True:
+        name = new_launch_name(now_s)
+        try:
+            durable.make_directory(spool.paths.launch(name), new=True)
+        except FileExistsError:
+            continue
+        return name, LaunchPaths(spool.paths.launch(name))
 
 
 def _reserve(path: Path) -> None:

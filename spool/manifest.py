@@ -6,14 +6,13 @@ Read with every field checked; written by the seal only.
 from __future__ import annotations
 
 import hashlib
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 from . import durable
-from .errors import DamagedError
+from .errors import DamagedError, SpoolFormatError
 from .identity import Identity
 from .layout import FORMAT, safe_relative
 
@@ -28,7 +27,7 @@ class SealedFile:
     path: str
     size_bytes: int
     sha256: str
-    kind: str  # log, file, staged, console
+    kind: str  # log, file, staged, debug
     source: str | None = None  # for staged files: the absolute path that the log names
 
 
@@ -101,7 +100,7 @@ class Manifest:
         return body
 
 
-def write_manifest(run_directory: Path, manifest: Manifest, *, mode: int = 0o600) -> str:
+def write_manifest(run_directory: Path, manifest: Manifest, *, mode: int | None = None) -> str:
     """Write the manifest durably; returns its SHA-256."""
     content = durable.write_json(run_directory / MANIFEST_NAME, manifest.as_json(), mode=mode)
     return hashlib.sha256(content).hexdigest()
@@ -111,14 +110,13 @@ def read_manifest(run_directory: Path) -> tuple[Manifest, str]:
     """The manifest of a sealed fragment and the SHA-256 of its bytes.
 
     Raises FileNotFoundError when the fragment is not sealed or its directory vanished, DamagedError when the file is
-    not a manifest.
+    not a manifest, SpoolFormatError when it is of a newer format, StorageError when it can't be read.
     """
     path = run_directory / MANIFEST_NAME
-    content = path.read_bytes()
     try:
-        body = json.loads(content)
-        return manifest_from_json(body), hashlib.sha256(content).hexdigest()
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        content = durable.read_bytes(path)
+        return manifest_from_json(durable.decode_json(content)), hashlib.sha256(content).hexdigest()
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError, OverflowError) as error:
         raise DamagedError(
             f"the manifest is damaged ({error})",
             path=path,
@@ -128,8 +126,11 @@ def read_manifest(run_directory: Path) -> tuple[Manifest, str]:
 
 def manifest_from_json(body: Mapping[str, Any]) -> Manifest:
     """Build a manifest; raises KeyError, TypeError or ValueError for anything that format 1 doesn't say."""
-    if body["format"] != FORMAT:
-        raise ValueError(f"format {body['format']}")
+    found = _count(body["format"])
+    if found > FORMAT:
+        raise SpoolFormatError(f"the manifest is of format {found}, this version reads {FORMAT}")
+    if found != FORMAT:
+        raise ValueError(f"format {found}")
     log = body["log"]
     return Manifest(
         spool_id=_text(body["spool_id"]),

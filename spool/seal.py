@@ -18,11 +18,20 @@ from pathlib import Path
 from typing import Any
 
 from . import alive, clock, durable
-from .capture import LINK_REPLACED, Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
+from .capture import (
+    LINK_REPLACED,
+    Change,
+    copy_descriptor,
+    detach_links,
+    digest_file,
+    open_regular,
+    printable,
+    regular_files,
+)
 from .entry import Entry
 from .errors import SpoolError, StorageError
 from .identity import current, holders, host_name
-from .layout import LaunchPaths, log_path
+from .layout import LaunchPaths, log_path, safe_relative
 from .lineage import predecessor_of
 from .log import Artifact, EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
 from .manifest import MANIFEST_NAME, Manifest, SealedFile, read_manifest, write_manifest
@@ -61,11 +70,12 @@ def seal_fragment(
 
     `provisional`: the seal is made where the writer can't be seen for certain. `follow_links` is false when the seal is
     not made on the writer's host. `hook` tells whether the start-up hook was in the program (default: `alive` exists).
-    Raises StorageError, after recording it as the reason in the entry; FileNotFoundError when the run vanished.
+    Raises LostRaceError when somebody else seals it, DamagedError for an entry that can't be read, and StorageError,
+    after recording it as the reason in the entry. After all of them the entry is *open* again.
     """
     now = time.time() if now_s is None else now_s
     owned = spool.claim(place)
-    entry = spool.read(owned)
+    entry = _read_claimed(spool, owned)
     try:
         manifest, digest = _seal(
             spool,
@@ -76,19 +86,37 @@ def seal_fragment(
             hook=hook,
             now_s=now,
         )
-    except FileNotFoundError:
+    except VanishedError:
         return spool.move(owned, State.VOID, replace(entry, reason="vanished: the run directory is gone"), now_s=now)
-    except StorageError as error:
-        try:
-            spool.rewrite(owned, replace(entry, reason=f"unsealed: {error}", mend="`wandb-spool recover` tries again"))
-        except SpoolError:
-            pass  # no room even for the reason; the entry itself is what matters
-        spool.release(owned, State.OPEN)
-        raise
+    except (SpoolError, OSError, ValueError) as error:
+        _leave_open(spool, owned, replace(entry, reason=f"unsealed: {error}", mend="`wandb-spool recover` tries again"))
+        if isinstance(error, SpoolError):
+            raise
+        raise StorageError(f"can't be sealed: {error}", path=entry.run_directory(spool.root)) from error
     sealed = entry_of(entry, manifest, digest)
     if is_void(manifest):
         return spool.move(owned, State.VOID, replace(sealed, reason=_void_reason(manifest), mend=None), now_s=now)
     return spool.move(owned, State.HELD if hold else State.INCOMING, sealed, why="sealed", now_s=now)
+
+
+class VanishedError(SpoolError):
+    """The run directory is gone."""
+
+
+def _read_claimed(spool: Spool, owned: Place) -> Entry:
+    try:
+        return spool.read(owned)
+    except SpoolError:
+        spool.release(owned, State.OPEN)
+        raise
+
+
+def _leave_open(spool: Spool, owned: Place, entry: Entry) -> None:
+    try:
+        spool.rewrite(owned, entry)
+    except SpoolError:
+        pass  # no room even for the reason; the entry itself is what matters
+    spool.release(owned, State.OPEN)
 
 
 def is_void(manifest: Manifest) -> bool:
@@ -151,7 +179,7 @@ def _seal(
     run_directory = entry.run_directory(spool.root)
     launch = LaunchPaths(entry.launch_directory(spool.root))
     if not run_directory.is_dir():
-        raise FileNotFoundError(run_directory)
+        raise VanishedError("the run directory is gone", path=run_directory)
     _drop_debug_link(run_directory)
     changes = detach_links(run_directory, within=launch.root, follow_outside=follow_links)
     log = log_path(run_directory)
@@ -160,8 +188,11 @@ def _seal(
     changes += staged.changes.values()
     life = alive.read(run_directory)
     hooked = life is not None if hook is None else hook
+    files = [*_own_files(run_directory, launch, log, changes), *staged.files.values()]
+    earlier = _earlier(run_directory, files)
+    if earlier is not None:
+        return earlier
     predecessor = entry.predecessor or _predecessor(spool, entry, found)
-    files = [*_own_files(run_directory, launch, log), *staged.files.values()]
     manifest = Manifest(
         spool_id=spool.spool_id,
         launch=entry.launch,
@@ -202,6 +233,15 @@ def _seal(
     return manifest, write_manifest(run_directory, manifest, mode=spool.file_mode)
 
 
+def _earlier(run_directory: Path, files: list[SealedFile]) -> tuple[Manifest, str] | None:
+    """The manifest of an earlier seal, if it still tells the truth: what it knows, nobody knows better later."""
+    try:
+        manifest, digest = read_manifest(run_directory)
+    except (FileNotFoundError, SpoolError):
+        return None
+    return (manifest, digest) if set(manifest.files) == set(files) else None
+
+
 def _predecessor(spool: Spool, entry: Entry, found: LogFacts | None) -> str | None:
     if found is None or not found.run_id:
         return None
@@ -233,15 +273,35 @@ def _drop_debug_link(run_directory: Path) -> None:
         link.unlink()
 
 
-def _own_files(run_directory: Path, launch: LaunchPaths, log: Path | None) -> Iterator[SealedFile]:
+def _own_files(
+    run_directory: Path, launch: LaunchPaths, log: Path | None, changes: list[Change]
+) -> Iterator[SealedFile]:
     """The log, what lies in `files/`, and wandb's debug logs."""
     if log is not None:
         yield _sealed(log, launch, "log")
     for path in regular_files(run_directory / "files"):
         if path.relative_to(run_directory / "files").as_posix() not in GENERATED:
-            yield _sealed(path, launch, "file")
+            yield from _sealed_or_told(path, launch, "file", changes)
     for path in regular_files(run_directory / "logs"):
-        yield _sealed(path, launch, "debug")
+        yield from _sealed_or_told(path, launch, "debug", changes)
+
+
+def _sealed_or_told(path: Path, launch: LaunchPaths, kind: str, changes: list[Change]) -> Iterator[SealedFile]:
+    """A file whose name can't stand in a manifest (control characters, no UTF-8) is told instead."""
+    name = path.relative_to(launch.root)
+    if _listable(name.as_posix()):
+        yield _sealed(path, launch, kind)
+    else:
+        changes.append(Change(printable(name), "unsafe: its name has control characters or is no UTF-8"))
+
+
+def _listable(name: str) -> bool:
+    """Whether a manifest can name this path."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return safe_relative(name) is not None
 
 
 def _sealed(path: Path, launch: LaunchPaths, kind: str, source: str | None = None) -> SealedFile:
@@ -291,21 +351,36 @@ def local_paths(artifact: Artifact) -> Iterator[str]:
 def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Change:
     """The place within the launch directory of one file that the log names."""
     path = Path(named)
-    inside = Path(os.path.realpath(path)).is_relative_to(os.path.realpath(launch.root))
     if not path.is_absolute():
         return Change(named, "missing: the log names a relative path and nobody knows relative to what")
-    kept = launch.staged / SEALED_ELSEWHERE / hashlib.sha256(named.encode()).hexdigest()[:16] / path.name
-    if not inside and not follow_links:
-        return kept if kept.is_file() else Change(named, "unsafe: outside the launch directory")
+    try:
+        return _brought_in(path, launch, follow_links)
+    except FileNotFoundError:
+        return Change(named, "missing: staged file is gone")
+    except StorageError:
+        raise
+    except (OSError, ValueError):
+        return Change(named, "unsafe: not a readable regular file")
+
+
+def _brought_in(path: Path, launch: LaunchPaths, follow_links: bool) -> Path | Change:
+    root = Path(os.path.realpath(launch.root))
+    own_name = path.name if _listable(path.name) else "file"
+    kept = launch.staged / SEALED_ELSEWHERE / hashlib.sha256(str(path).encode()).hexdigest()[:16] / own_name
+    if not follow_links and not Path(os.path.realpath(path)).is_relative_to(root):
+        return kept if kept.is_file() else Change(str(path), "unsafe: outside the launch directory")
     try:
         source = open_regular(path, follow=True)
     except FileNotFoundError:
-        return kept if kept.is_file() else Change(named, "missing: staged file is gone")
-    except (OSError, ValueError):
-        return Change(named, "unsafe: not a readable regular file")
+        if kept.is_file():
+            return kept
+        raise
     with os.fdopen(source, "rb"):
-        if inside and not path.is_symlink():
-            return launch.root / Path(os.path.realpath(path)).relative_to(os.path.realpath(launch.root))
+        real = Path(os.path.realpath(f"/proc/self/fd/{source}"))
+        if real.is_relative_to(root) and os.fstat(source).st_nlink == 1 and _listable(str(real.relative_to(root))):
+            return launch.root / real.relative_to(root)
+        if not follow_links and not real.is_relative_to(root):
+            return Change(str(path), "unsafe: outside the launch directory")
         durable.make_directory(kept.parent)
         copy_descriptor(source, kept)
     return kept
