@@ -16,10 +16,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wandb_spool import __version__
 from wandb_spool.spool import clock
 from wandb_spool.spool.configuration import Destination, Limits
 from wandb_spool.spool.entry import Entry, Target
-from wandb_spool.spool.identity import host_name
+from wandb_spool.spool.identity import Identity, current, host_name, start_ticks
 from wandb_spool.spool.layout import target_key
 from wandb_spool.spool.leases import EXPIRES_S, Lease, LeaseWatch, acquire
 from wandb_spool.spool.queue import Place, Spool
@@ -27,15 +28,13 @@ from wandb_spool.spool.receipts import append_receipt
 from wandb_spool.spool.seal import unsealed_growth
 from wandb_spool.spool.states import State
 
-from wandb_spool import __version__
-
 from .addresses import is_loopback
 from .failures import DeliveryError, Failure, next_state
 from .plan import jittered_s, next_backoff_s
 from .push import PushResult, push
 from .server import Server
 from .standing import Chain, Evidence, Standing, examine, load_chain, look
-from .view import Content, View, build
+from .view import Content, OtherRows, View, build
 
 LOOKS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0)
 """Waits between two looks at a server that may show data late; the last one repeats until patience ends."""
@@ -209,7 +208,7 @@ def _push_all(jobs: list[_Job], account: Account, circumstances: Circumstances) 
         return []
     outcomes: list[Outcome] = []
     with _scratch(circumstances) as scratch:
-        built = [job for job in jobs if _build(job, scratch, circumstances, outcomes)]
+        built = [job for job in jobs if _build(job, account, scratch, circumstances, outcomes)]
         if not built:
             return outcomes
         circumstances.tell(f"pushing {len(built)} run(s) to {account.base_url}")
@@ -220,7 +219,7 @@ def _push_all(jobs: list[_Job], account: Account, circumstances: Circumstances) 
             account.key,
             scratch,
             circumstances.environ,
-            no_progress_s=circumstances.limits.no_progress_s,
+            limits=circumstances.limits,
             keep_going=lambda: _keep_going(built, circumstances),
         )
         again: list[_Job] = []
@@ -239,17 +238,18 @@ def _push_all(jobs: list[_Job], account: Account, circumstances: Circumstances) 
     return outcomes
 
 
-def _build(job: _Job, scratch: Path, circumstances: Circumstances, outcomes: list[Outcome]) -> bool:
+def _build(job: _Job, account: Account, scratch: Path, circumstances: Circumstances, outcomes: list[Outcome]) -> bool:
     """Step 3; False, with the outcome told, when no push view can be made."""
     spool = circumstances.spool
     age_s = circumstances.now_s() - (job.evidence.facts.start_time_s or 0.0)
-    content = Content(
-        rows=job.standing.rows,
-        run_exists=job.standing.run is not None,
-        send_alerts=age_s < circumstances.limits.alert_age_s and job.entry.attempts == 0,
-        unwanted_files=job.standing.present_files,
-    )
     try:
+        content = Content(
+            rows=job.standing.rows,
+            run_exists=job.standing.run is not None,
+            send_alerts=age_s < circumstances.limits.alert_age_s and job.entry.attempts == 0,
+            others=_other_rows(job, account.server, spool),
+            unwanted_files=job.standing.present_files,
+        )
         directory = Path(tempfile.mkdtemp(prefix="view-", dir=scratch))
         manifest = job.chain.sealed[job.index].manifest
         job.view = build(spool.root, job.entry, manifest, job.task.target, content, directory)
@@ -262,6 +262,22 @@ def _build(job: _Job, scratch: Path, circumstances: Circumstances, outcomes: lis
         told = DeliveryError(Failure.INTERRUPTED, f"no push view could be made in {scratch}: {error}")
         outcomes.append(_fail(job.place, job.entry, told, circumstances))
     return False
+
+
+def _other_rows(job: _Job, server: Server, spool: Spool) -> tuple[OtherRows, ...] | None:
+    """The rows of the run's other fragments, for a server that holds rows and does not count them; else None."""
+    standing = job.standing
+    target = job.task.target
+    if standing.run is None or not standing.comparison.server_rows:
+        return None
+    if server.resumable_lines(target.entity, target.project, target.run_id):
+        return None
+    others: list[OtherRows] = []
+    for index, sealed in enumerate(job.chain.sealed):
+        steps = standing.comparison.fragments[index].present_steps
+        if index != job.index and steps and sealed.manifest.log_path is not None:
+            others.append(OtherRows(sealed.entry.launch_directory(spool.root) / sealed.manifest.log_path, steps))
+    return tuple(others)
 
 
 def _keep_going(jobs: Sequence[_Job], circumstances: Circumstances) -> bool:
@@ -432,9 +448,25 @@ def _with_extra(entry: Entry, **changes: str | None) -> Entry:
 
 @contextmanager
 def _scratch(circumstances: Circumstances) -> Iterator[Path]:
-    """A private directory on the syncer's own disk, gone afterwards."""
-    directory = tempfile.mkdtemp(prefix="wandb-spool-push-", dir=circumstances.scratch)
+    """A private directory on the syncer's own disk, gone afterwards; what a killed syncer left there goes first."""
+    parent = circumstances.scratch or Path(tempfile.gettempdir())
+    _sweep(parent)
+    here = current()
+    directory = tempfile.mkdtemp(prefix=f"{_scratch_prefix(here)}{here.pid}-{here.start_ticks}-", dir=parent)
     try:
         yield Path(directory)
     finally:
         shutil.rmtree(directory, ignore_errors=True)
+
+
+def _scratch_prefix(identity: Identity) -> str:
+    """Only a process of this pid namespace can tell whether the owner of such a directory lives."""
+    return f"wandb-spool-push-{''.join(filter(str.isdigit, identity.pid_ns))}-"
+
+
+def _sweep(parent: Path) -> None:
+    prefix = _scratch_prefix(current())
+    for directory in parent.glob(f"{prefix}*"):
+        pid, _, rest = directory.name.removeprefix(prefix).partition("-")
+        if pid.isdigit() and str(start_ticks(int(pid))) != rest.partition("-")[0]:
+            shutil.rmtree(directory, ignore_errors=True)  # another user's stays: it can't be removed

@@ -18,28 +18,48 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
-from wandb_spool.spool.configuration import Destination
+
+from wandb_spool.spool.configuration import Destination, Limits
 
 from .addresses import is_loopback
+from .progress import Progress
+from .progress import tree as tree_of
 from .view import View
 
-NO_PROGRESS_S = 60.0
 POLL_S = 0.05
 
-# wandb's own retries end in minutes to days; ours count, because only ours are followed by a read-back.
-RETRIES = {
-    "WANDB_X_GRAPHQL_RETRY_MAX": "3",
-    "WANDB_X_GRAPHQL_RETRY_WAIT_MIN_SECONDS": "0.5",
-    "WANDB_X_GRAPHQL_RETRY_WAIT_MAX_SECONDS": "4",
+REQUEST_TIMEOUTS = {
     "WANDB_X_GRAPHQL_TIMEOUT_SECONDS": "30",
-    "WANDB_X_FILE_STREAM_RETRY_MAX": "3",
-    "WANDB_X_FILE_STREAM_RETRY_WAIT_MIN_SECONDS": "0.5",
-    "WANDB_X_FILE_STREAM_RETRY_WAIT_MAX_SECONDS": "4",
     "WANDB_X_FILE_STREAM_TIMEOUT_SECONDS": "60",
-    "WANDB_X_FILE_TRANSFER_RETRY_MAX": "3",
-    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MIN_SECONDS": "0.5",
-    "WANDB_X_FILE_TRANSFER_RETRY_WAIT_MAX_SECONDS": "4",
 }
+
+
+def retries(limits: Limits) -> dict[str, str]:
+    """wandb's own retries end in minutes to days; ours end soon, because only ours are followed by a read-back."""
+    wait_s = limits.push_retry_wait_s
+    settings = {
+        "RETRY_MAX": str(limits.push_retries),
+        "RETRY_WAIT_MIN_SECONDS": f"{min(0.5, wait_s):g}",
+        "RETRY_WAIT_MAX_SECONDS": f"{wait_s:g}",
+    }
+    return {
+        f"WANDB_X_{part}_{name}": value
+        for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
+        for name, value in settings.items()
+    }
+
+
+# `python -m wandb`, that dies with the syncer: a push that outlived it would race with the next one. (A function that
+# runs between fork and exec could do it too, but not safely in a process with threads.)
+_WANDB = """
+import ctypes, os, runpy, sys
+ctypes.CDLL(None).prctl(1, 9)
+if os.getppid() == 1:
+    sys.exit(1)
+sys.argv[0] = "wandb"
+sys.path.pop(0)
+runpy.run_module("wandb", run_name="__main__", alter_sys=True)
+"""
 
 _KEPT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME",
@@ -66,7 +86,7 @@ class PushResult:
 
 
 def environment(
-    destination: Destination, base_url: str, key: str, scratch: Path, environ: Mapping[str, str]
+    destination: Destination, base_url: str, key: str, scratch: Path, environ: Mapping[str, str], limits: Limits
 ) -> dict[str, str]:
     """The scrubbed environment of a push: nothing of the syncer's WANDB_* leaks into a run."""
     kept = {name: environ[name] for name in _KEPT if name in environ}
@@ -90,7 +110,7 @@ def environment(
         "WANDB_ERROR_REPORTING": "false",
         "PYTHONUNBUFFERED": "1",
     }
-    return {**kept, **RETRIES, **own}
+    return {**kept, **REQUEST_TIMEOUTS, **retries(limits), **own}
 
 
 def push(
@@ -101,7 +121,7 @@ def push(
     scratch: Path,
     environ: Mapping[str, str],
     *,
-    no_progress_s: float = NO_PROGRESS_S,
+    limits: Limits,
     keep_going: Callable[[], bool] = lambda: True,
 ) -> PushResult:
     """Push views with one `wandb sync`. `keep_going` is asked all the time; False ends the push at once.
@@ -110,13 +130,13 @@ def push(
     """
     for name in ("home", "own", "cwd"):
         (scratch / name).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-m", "wandb", "sync", "-n", "5", *(str(view.directory) for view in views)]
+    command = [sys.executable, "-c", _WANDB, "sync", "-n", "5", *(str(view.directory) for view in views)]
     output = scratch / "output"
     started = time.monotonic()
     with output.open("wb") as sink:
         process = subprocess.Popen(
             command,
-            env=environment(destination, base_url, key, scratch, environ),
+            env=environment(destination, base_url, key, scratch, environ, limits),
             cwd=scratch / "cwd",
             stdin=subprocess.DEVNULL,
             stdout=sink,
@@ -124,7 +144,7 @@ def push(
             start_new_session=True,
         )
         try:
-            hung, stopped = _watch(process, output, no_progress_s, keep_going)
+            hung, stopped = _watch(process, limits.no_progress_s, keep_going)
         finally:
             end(process)
     text = output.read_text(errors="replace")[-20_000:].replace(key, "***")
@@ -142,11 +162,12 @@ def push(
 
 
 def _watch(
-    process: subprocess.Popen[bytes], output: Path, no_progress_s: float, keep_going: Callable[[], bool]
+    process: subprocess.Popen[bytes], no_progress_s: float, keep_going: Callable[[], bool]
 ) -> tuple[bool, bool]:
-    """Wait for the end; (hung, stopped). Progress is any byte read or written by the process tree."""
-    last = -1
-    last_change = last_look = time.monotonic()
+    """Wait for the end; (hung, stopped)."""
+    progress = Progress(process.pid, no_progress_s, time.monotonic())
+    look_every_s = min(1.0, no_progress_s / 8)
+    last_look_s = time.monotonic()
     while process.poll() is None:
         try:
             process.wait(POLL_S)
@@ -156,39 +177,16 @@ def _watch(
         if not keep_going():
             return False, True
         now = time.monotonic()
-        if now - last_look >= min(1.0, no_progress_s / 4):
-            last_look = now
-            seen = _bytes_moved(process.pid) + output.stat().st_size
-            if seen != last:
-                last, last_change = seen, now
-        if now - last_change >= no_progress_s:
-            return True, False
+        if now - last_look_s >= look_every_s:
+            last_look_s = now
+            if progress.still_s(now) >= no_progress_s:
+                return True, False
     return False, False
-
-
-def _bytes_moved(pid: int) -> int:
-    """Bytes that a process tree read and wrote (files and sockets). Small talk on pipes is not progress."""
-    total = 0
-    for process in _tree(pid):
-        try:
-            counters = process.io_counters()
-        except (psutil.Error, OSError):
-            continue
-        total += (counters.read_chars + counters.write_chars) // 4096
-    return total
-
-
-def _tree(pid: int) -> list[psutil.Process]:
-    try:
-        parent = psutil.Process(pid)
-        return [parent, *parent.children(recursive=True)]
-    except psutil.Error:
-        return []
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float = 3.0) -> None:
     """End a push and everything that it started: TERM, then KILL."""
-    tree = _tree(process.pid)
+    tree = tree_of(process.pid)
     if process.poll() is None:
         for member in tree:
             _signal(member, psutil.Process.terminate)

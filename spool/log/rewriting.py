@@ -34,6 +34,7 @@ _RUN_TEXTS = {
     "display_name": 8,
     "notes": 9,
 }
+_ARTIFACT_OWNER = {"run_id": 1, "project": 2, "entity": 3}
 _RUN_TAGS, _RUN_RESUMED, _RUN_RESUME = 10, 18, 24
 
 
@@ -151,7 +152,28 @@ def override_run(
     new = {_RUN_TEXTS[name]: text_field(_RUN_TEXTS[name], value) for name, value in given.items() if value is not None}
     if tags is not None:
         new[_RUN_TAGS] = b"".join(length_field(_RUN_TAGS, tag.encode()) for tag in tags)
-    return _change_run(new)
+    return chain(_change_run(new), _change_owner(entity=entity, project=project, run_id=run_id))
+
+
+def _change_owner(*, entity: str | None, project: str | None, run_id: str | None) -> Transform:
+    """Artifact records name the run that logs them too; a server refuses one of a run that it does not have."""
+    given = {"run_id": run_id, "project": project, "entity": entity}
+    new = {
+        _ARTIFACT_OWNER[name]: text_field(_ARTIFACT_OWNER[name], value)
+        for name, value in given.items()
+        if value is not None
+    }
+
+    def apply(record: Record) -> Record:
+        if record.kind != RecordKind.ARTIFACT or not new:
+            return record
+        try:
+            start, end = content(record)
+            return with_content(record, set_fields(record.payload[start:end], new))
+        except WireError:
+            return record
+
+    return apply
 
 
 def move_artifacts(
