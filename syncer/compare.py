@@ -36,6 +36,8 @@ class FragmentRows:
     missing: int = 0
     missing_steps: Steps = field(default_factory=lambda: Steps())
     """What has to be sent."""
+    present_steps: Steps = field(default_factory=lambda: Steps())
+    """What the server holds of this fragment."""
     conflicting: int = 0
 
     @property
@@ -65,17 +67,15 @@ class Steps:
         self._ranges: list[list[int]] = []
         self._open = False
 
-    def add(self, step: int) -> None:
-        """Add the next step; steps come in ascending order."""
-        if self._open:
+    def offer(self, step: int, member: bool) -> None:
+        """The next step, in ascending order, and whether it is a member."""
+        if not member:
+            self._open = False
+        elif self._open:
             self._ranges[-1][1] = step
         else:
             self._ranges.append([step, step])
             self._open = True
-
-    def skip(self) -> None:
-        """The next step that was offered is no member: the present range ends."""
-        self._open = False
 
     def __contains__(self, step: object) -> bool:
         if not isinstance(step, int):
@@ -216,24 +216,26 @@ def _judge(
     for index in candidates:
         rows = comparison.fragments[index]
         rows.total += 1
+        rows.present_steps.offer(step, index == winner)
+        owed = index == wanted and winner is None and not theirs
+        rows.missing_steps.offer(step, owed and not on_server)
         if index == winner:
             rows.present += 1
-            rows.missing_steps.skip()
-        elif index != wanted or winner is not None or theirs:
+        elif not owed:
             rows.superseded += 1
-            rows.missing_steps.skip()
         elif on_server:
             rows.conflicting += 1
-            rows.missing_steps.skip()
-            if len(comparison.conflicts) < LISTED:
-                comparison.conflicts.append(step)
+            _list(comparison.conflicts, step)
         else:
             rows.missing += 1
-            rows.missing_steps.add(step)
-            if len(comparison.missing) < LISTED:
-                comparison.missing.append(step)
+            _list(comparison.missing, step)
     if wanted is None and winner is None and on_server:
         comparison.foreign += len(on_server)
+
+
+def _list(steps: list[int], step: int) -> None:
+    if len(steps) < LISTED:
+        steps.append(step)
 
 
 def _wanted(step: int, candidates: Mapping[int, bytes], cut_from: Sequence[int | None]) -> int | None:

@@ -79,10 +79,26 @@ class PushResult:
     output: str
     marked: frozenset[Path]
     """Logs for which `.synced` was written."""
+    troubles: Mapping[Path, Trouble] = field(default_factory=dict)
+    """What wandb wrote into its own log about each run's errors."""
+
+    def trouble(self, log: Path) -> Trouble:
+        return self.troubles.get(log, Trouble())
+
+
+@dataclass(frozen=True)
+class Trouble:
+    """The errors of one run in a push; wandb's own log tells them apart by the path of the run's log."""
+
     errors: tuple[str, ...] = ()
-    """What wandb wrote into its own log at level ERROR or about a refused request."""
-    codes: frozenset[int] = field(default_factory=frozenset)
-    """HTTP status codes of refused requests that are named in output or log."""
+    codes: frozenset[int] = frozenset()
+    """HTTP status codes with which the server refused something for good, or until wandb's retries ran out."""
+
+    def __bool__(self) -> bool:
+        return bool(self.errors or self.codes)
+
+    def says(self, *phrases: str) -> bool:
+        return any(phrase in error for error in self.errors for phrase in phrases)
 
 
 def environment(
@@ -148,7 +164,6 @@ def push(
         finally:
             end(process)
     text = output.read_text(errors="replace")[-20_000:].replace(key, "***")
-    errors = _own_errors(scratch / "own")
     return PushResult(
         exit_code=process.returncode,
         hung=hung,
@@ -156,8 +171,7 @@ def push(
         seconds=time.monotonic() - started,
         output=text,
         marked=frozenset(view.log for view in views if Path(f"{view.log}.synced").exists()),
-        errors=errors,
-        codes=_codes(text, errors),
+        troubles=troubles(scratch / "own"),
     )
 
 
@@ -208,33 +222,38 @@ def _signal(process: psutil.Process, how: Callable[[psutil.Process], None]) -> N
         pass  # it is gone already
 
 
-_REFUSED = re.compile(r"(?:status|code|HTTP|error|Error)[ :=\"]*(4\d\d|5\d\d)\b")
+_CODE = re.compile(r"(?:status|code|HTTP|error|failed to upload)[ :=]*([45]\d\d)\b")
+_LISTED = 50
 
 
-def _codes(text: str, errors: Sequence[str]) -> frozenset[int]:
-    found: set[int] = set()
-    for line in (*text.splitlines(), *errors):
-        found.update(int(code) for code in _REFUSED.findall(line))
-    return frozenset(found)
-
-
-def _own_errors(directory: Path) -> tuple[str, ...]:
-    """Lines of wandb's own sync log that tell of an error (file and artifact failures stand nowhere else)."""
-    found: list[str] = []
+def troubles(directory: Path) -> dict[Path, Trouble]:
+    """The errors in wandb's own sync logs, by run (file and artifact failures stand nowhere else)."""
+    found: dict[Path, tuple[dict[str, None], set[int]]] = {}
     for path in sorted(directory.glob("wandb/logs/debug-sync*.log")):
         with path.open("rb") as stream:
             for line in stream:
-                told = _error_of(line)
-                if told is not None and len(found) < 200:
-                    found.append(told)
-    return tuple(found)
+                record = _error_record(line)
+                if record is not None:
+                    errors, codes = found.setdefault(Path(str(record.get("sync_path", ""))), ({}, set()))
+                    _take(record, errors, codes)
+    return {log: Trouble(tuple(errors), frozenset(codes)) for log, (errors, codes) in found.items()}
 
 
-def _error_of(line: bytes) -> str | None:
+def _error_record(line: bytes) -> dict[str, object] | None:
+    if b'"level":"ERROR' not in line:  # errors have levels of their own: ERROR+4 is fatal
+        return None
     try:
         record = json.loads(line)
     except ValueError:
         return None
-    if not isinstance(record, dict) or record.get("level") != "ERROR":
-        return None
-    return f"{record.get('msg', '')} {record.get('error', '')}".strip()[:500]
+    return record if isinstance(record, dict) else None
+
+
+def _take(record: Mapping[str, object], errors: dict[str, None], codes: set[int]) -> None:
+    text = " ".join(f"{record.get('msg', '')} {record.get('error', '')}".split())[:500]
+    status = record.get("status")
+    if isinstance(status, int) and status >= 400:
+        codes.add(status)
+    codes.update(int(code) for code in _CODE.findall(text))
+    if "context canceled" not in text and text != "api: HTTP error" and len(errors) < _LISTED:
+        errors[text] = None

@@ -34,6 +34,14 @@ query Run($project: String!, $entity: String!, $name: String!) {
   }
 }"""
 
+_RESUME_STATUS = """
+query RunResumeStatus($project: String, $entity: String, $name: String!) {
+  model(name: $project, entityName: $entity) {
+    id name
+    bucket(name: $name, missingOk: true) { id name historyLineCount }
+  }
+}"""
+
 _HISTORY_PAGE = """
 query HistoryPage($entity: String!, $project: String!, $run: String!, $minStep: Int64!, $maxStep: Int64!, $pageSize: Int!) {
   project(name: $project, entityName: $entity) {
@@ -186,6 +194,16 @@ class Server:
         if not isinstance(lines, list):
             raise DeliveryError(Failure.UNREADABLE, "the server's history is not a list of rows")
         return [_row(line) for line in lines]
+
+    def resumable_lines(self, entity: str, project: str, run_id: str) -> int:
+        """How many history lines the server tells a resuming client that it holds; 0 when it does not tell.
+
+        `wandb sync` writes behind that many lines, so this decides whether missing rows can be sent alone.
+        """
+        variables = {"entity": entity, "project": project, "name": run_id}
+        bucket = (self._ask("RunResumeStatus", _RESUME_STATUS, variables).get("model") or {}).get("bucket")
+        count = bucket.get("historyLineCount") if isinstance(bucket, dict) else None
+        return _integer(count) or 0
 
     def files(self, entity: str, project: str, run_id: str) -> Iterator[RemoteFile]:
         """Every file of a run, page by page."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from wandb_spool import __version__
 from wandb_spool.spool import clock, durable
 from wandb_spool.spool.configuration import Configuration, Destination
 from wandb_spool.spool.entry import Entry, Target
@@ -23,8 +24,6 @@ from wandb_spool.spool.observations import load_observations, save_observations
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
 from wandb_spool.spool.states import State
-
-from wandb_spool import __version__
 
 from .deliver import Account, Circumstances, Outcome, Task, deliver, failed_entry
 from .destinations import CLOUD, Route, api_key, route

@@ -10,12 +10,16 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.log import (
     EndingKind,
+    LogReader,
+    LogWriter,
+    Record,
     RecordKind,
     Transform,
     chain,
@@ -23,13 +27,14 @@ from wandb_spool.spool.log import (
     keep_steps,
     move_artifacts,
     override_run,
+    renumber,
     rewrite,
     rewrite_manifest_file,
     set_resume,
 )
 from wandb_spool.spool.manifest import Manifest
 
-from .compare import FragmentRows
+from .compare import FragmentRows, Steps
 from .failures import DeliveryError, Failure
 
 SYNC_STATE = {"starting_step": 0, "starting_runtime": 0}
@@ -47,12 +52,23 @@ class View:
 
 
 @dataclass(frozen=True)
+class OtherRows:
+    """Rows of another fragment of the run that the server holds."""
+
+    log: Path
+    steps: Steps
+
+
+@dataclass(frozen=True)
 class Content:
     """What a push of one fragment should carry."""
 
     rows: FragmentRows
     run_exists: bool
     send_alerts: bool
+    others: tuple[OtherRows, ...] | None = None
+    """For a server that does not count the lines that it holds: then a push writes from the first line on, and has to
+    carry all rows of the run, also those of the other fragments. None for a server that counts."""
     unwanted_files: frozenset[str] = field(default_factory=frozenset)
     """Files (below `files/`) that the server has already."""
 
@@ -72,8 +88,14 @@ def build(root: Path, entry: Entry, manifest: Manifest, target: Target, content:
     log = directory / f"run-{target.run_id}.wandb"
     _link_files(launch, entry, manifest, directory, content.unwanted_files)
     transforms = _transforms(launch, manifest, target, content, scratch)
-    rewritten = bool(transforms) or manifest.log_ending not in (EndingKind.FINISHED.value, EndingKind.CLEAN.value)
-    if rewritten:
+    rewritten = (
+        bool(transforms)
+        or bool(content.others)
+        or manifest.log_ending not in (EndingKind.FINISHED.value, EndingKind.CLEAN.value)
+    )
+    if content.others:
+        _write_whole_run(source, log, chain(*transforms), content.others)
+    elif rewritten:
         rewrite(source, log, chain(*transforms) if transforms else None, salvage=True)
     else:
         log.symlink_to(source)
@@ -103,10 +125,13 @@ def _link_files(launch: Path, entry: Entry, manifest: Manifest, directory: Path,
 def _transforms(launch: Path, manifest: Manifest, target: Target, content: Content, scratch: Path) -> list[Transform]:
     transforms: list[Transform] = []
     rows = content.rows
-    if rows.missing != rows.total:
+    whole = content.others is not None
+    if whole and rows.missing + rows.present != rows.total:
+        transforms.append(keep_steps(lambda step: step in rows.missing_steps or step in rows.present_steps))
+    if not whole and rows.missing != rows.total:
         transforms.append(keep_steps(rows.missing_steps.__contains__))
     if content.run_exists:
-        transforms.append(set_resume(True))
+        transforms.append(set_resume(not whole))
     if not content.send_alerts and manifest.alerts:
         transforms.append(drop_kinds(RecordKind.ALERT))
     if (manifest.entity, manifest.project, manifest.run_id) != (target.entity, target.project, target.run_id):
@@ -115,6 +140,38 @@ def _transforms(launch: Path, manifest: Manifest, target: Target, content: Conte
     if moved:
         transforms.append(_artifact_paths(moved, scratch))
     return transforms
+
+
+def _write_whole_run(source: Path, target: Path, transform: Transform, others: tuple[OtherRows, ...]) -> None:
+    """The fragment's log with the rows of the other fragments before its own first one."""
+    number = renumber()
+    with LogReader(source, salvage=True) as reader, LogWriter(target) as writer:
+        pending: tuple[OtherRows, ...] = others
+        for record in reader:
+            if record.kind in (RecordKind.HISTORY, RecordKind.EXIT):
+                for row in _history_records(pending):
+                    _write_numbered(writer, row, number)
+                pending = ()
+            changed = transform(record)
+            if changed is not None:
+                _write_numbered(writer, changed, number)
+        for row in _history_records(pending):
+            _write_numbered(writer, row, number)
+
+
+def _history_records(others: tuple[OtherRows, ...]) -> Iterator[Record]:
+    for other in others:
+        keep = keep_steps(other.steps.__contains__)
+        with LogReader(other.log, salvage=True) as reader:
+            for record in reader:
+                if record.kind == RecordKind.HISTORY and keep(record) is not None:
+                    yield record
+
+
+def _write_numbered(writer: LogWriter, record: Record, number: Transform) -> None:
+    numbered = number(record)
+    if numbered is not None:
+        writer.write(numbered)
 
 
 def _moved(launch: Path, manifest: Manifest) -> dict[str, str]:
