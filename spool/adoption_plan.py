@@ -15,7 +15,7 @@ from . import clock
 from .adoptions import Adoption
 from .entry import Entry
 from .errors import SpoolError
-from .found_runs import FoundRun, Verdict, is_prefix, last_time_s
+from .found_runs import FoundRun, Verdict, is_prefix, last_time_of_log_s
 from .manifest import read_manifest
 from .queue import Place, Spool
 from .restarts import Doubt, Piece, doubts, in_order
@@ -131,7 +131,7 @@ def _by_run(fresh: Iterable[FoundRun]) -> dict[tuple[str, str | None, str | None
 def _group(runs: Sequence[FoundRun], siblings: Sequence[Piece]) -> Group:
     if len(runs) == 1 and not siblings:
         return Group(tuple(runs))
-    timed = [replace(run, ended_s=last_time_s(run)) for run in runs]
+    timed = [replace(run, ended_s=_last_time_s(run)) for run in runs]
     by_key = {str(run.path): run for run in timed}
     ordered = in_order([*(_piece(run) for run in timed), *siblings])
     doubtful = tuple(doubt for doubt in doubts(ordered) if doubt.earlier in by_key or doubt.later in by_key)
@@ -145,6 +145,14 @@ def _group(runs: Sequence[FoundRun], siblings: Sequence[Piece]) -> Group:
         predecessor=ordered[first - 1].key if first else None,
         doubts=doubtful,
     )
+
+
+def _last_time_s(run: FoundRun) -> float | None:
+    """When it was last heard of. A log that vanishes meanwhile tells nothing."""
+    try:
+        return None if run.log is None else last_time_of_log_s(run.log)
+    except OSError:
+        return None
 
 
 def _piece(run: FoundRun) -> Piece:
@@ -171,11 +179,11 @@ def _siblings(
 
 
 def _pieces(spool: Spool, entry: Entry) -> Iterator[Piece]:
-    first: int | None = None
-    last: int | None = None
+    started_s = clock.seconds(entry.created)
     try:
         manifest, _ = read_manifest(entry.run_directory(spool.root))
-        first, last = manifest.first_step, manifest.last_step
+        log = None if manifest.log_path is None else entry.launch_directory(spool.root) / manifest.log_path
+        ended_s = None if log is None else last_time_of_log_s(log)
+        yield Piece(entry.name, started_s, ended_s, manifest.first_step, manifest.last_step)
     except (OSError, SpoolError):
-        pass  # still open, or pruned: only its start is known
-    yield Piece(entry.name, clock.seconds(entry.created), None, first, last)
+        yield Piece(entry.name, started_s, None, None, None)  # still open, or pruned: only its start is known

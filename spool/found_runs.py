@@ -60,8 +60,9 @@ class FoundRun:
     project: str | None = None
     name: str | None = None
     started_s: float | None = None
+    """By the clock that trained, like all times in a log."""
     ended_s: float | None = None
-    """By the clock that trained; None where neither an exit record nor a row tells."""
+    """Only read where it matters: where several directories are of one run."""
     finished: bool = False
     resume: bool = False
     rows: int = 0
@@ -190,7 +191,6 @@ def examine(directory: Path, held: set[tuple[int, int]], *, now_s: float | None 
         project=found.project or None,
         name=found.display_name or None,
         started_s=found.start_time_s,
-        ended_s=_ended_s(found),
         finished=found.exit_code is not None,
         resume=found.resume or found.resumed,
         rows=found.rows,
@@ -202,17 +202,15 @@ def examine(directory: Path, held: set[tuple[int, int]], *, now_s: float | None 
     )
 
 
-def last_time_s(run: FoundRun) -> float | None:
-    """When the run was last heard of: its exit, else its newest row. Reads the log."""
-    if run.ended_s is not None or run.log is None:
-        return run.ended_s
+def last_time_of_log_s(log: Path) -> float | None:
+    """When the run of a log was last heard of, by its own clock: its exit, else its newest row. Raises OSError."""
+    ended_s = _ended_s(facts(log, salvage=True))
+    if ended_s is not None:
+        return ended_s
     latest = None
-    try:
-        for row in rows(run.log, salvage=True):
-            told = row.values.get("_timestamp")
-            latest = float(told) if isinstance(told, (int, float)) else latest
-    except OSError:
-        return None
+    for row in rows(log, salvage=True):
+        told = row.values.get("_timestamp")
+        latest = float(told) if isinstance(told, (int, float)) else latest
     return latest
 
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 SAME_START_S = 1.0
+"""Two that started so close together are one behind the other only if the first one's end is known."""
 PLAUSIBLE_STEP_BACK = 0.5
 """A restart that throws away more than this part of what the fragment before it logged is asked about."""
 
@@ -56,7 +57,8 @@ def doubts(ordered: Sequence[Piece]) -> list[Doubt]:
 def _doubt(earlier: Piece, later: Piece) -> str | None:
     if earlier.started_s is None or later.started_s is None:
         return "nothing tells when it started"
-    if later.started_s - earlier.started_s < SAME_START_S:
+    apart_s = later.started_s - earlier.started_s
+    if apart_s == 0 or (earlier.ended_s is None and apart_s < SAME_START_S):
         return "both started at the same time"
     if earlier.ended_s is not None and later.started_s < earlier.ended_s:
         overlap_s = earlier.ended_s - later.started_s

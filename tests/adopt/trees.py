@@ -75,7 +75,16 @@ class Tree:
 
     def adopt(self, *words: str, code: int = 0, where: Path | None = None, **more: str) -> str:
         done = subprocess.run(
-            [sys.executable, "-m", "wandb_spool", "adopt", str(where or self.root), "--spool", str(self.spool_root), *words],
+            [
+                sys.executable,
+                "-m",
+                "wandb_spool",
+                "adopt",
+                str(where or self.root),
+                "--spool",
+                str(self.spool_root),
+                *words,
+            ],
             env=environment(self.home, **more),
             cwd=self.home,
             capture_output=True,
