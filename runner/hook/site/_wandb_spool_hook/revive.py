@@ -80,6 +80,8 @@ class Reviver:
 
     def _trouble(self) -> Any:
         path = self._process.launch.path
+        if not _can_start_beside(module()):
+            return "this wandb is too old for it, 0.19.11 or newer can"
         try:
             os.makedirs(path, mode=0o700, exist_ok=True)
         except OSError as error:
@@ -89,7 +91,7 @@ class Reviver:
     def _continue(self, session: Session) -> None:
         old, missing = session.fragment, self._read_dead(session)
         reason = session.broken
-        _restart(self.init, session, self._process)
+        _take_over(session.run, self.init(**_arguments(session, self._process)))
         interface = interface_of(session.run)
         fragment = Fragment(
             self._process.launch,
@@ -141,19 +143,8 @@ def _arguments(session: Session, process: Process) -> Dict[str, Any]:
     return arguments
 
 
-def _restart(init: Any, session: Session, process: Process) -> None:
-    arguments = _arguments(session, process)
-    wandb = module()
-    current = wandb.run
-    if not _knows_create_new(wandb):  # before 0.19.11: one run at a time
-        wandb.run, arguments["reinit"] = None, True
-    try:
-        _take_over(session.run, init(**arguments))
-    finally:
-        wandb.run = current
-
-
-def _knows_create_new(wandb: Any) -> bool:
+def _can_start_beside(wandb: Any) -> bool:
+    """``reinit="create_new"`` came with 0.19.11."""
     return "create_new" in str(wandb.Settings.model_fields["reinit"].annotation)
 
 
