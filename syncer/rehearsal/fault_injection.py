@@ -64,6 +64,7 @@ class FaultInjection:
             await self._break(scope)
         elif fault.kind in (FaultKind.DOWN, FaultKind.RESTART):
             self._steering.interrupt(fault.seconds or 0.5, restart=fault.kind is FaultKind.RESTART)
+            await self._break(scope)
         elif fault.kind in (FaultKind.RESET_AFTER, FaultKind.TRUNCATE, FaultKind.DUPLICATE, FaultKind.SLOW):
             await self._strike_stored(fault, scope, receive, send)
         else:

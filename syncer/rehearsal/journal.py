@@ -20,7 +20,6 @@ class Journal:
 
     def __init__(self, path: Path, *, fsync: bool = False) -> None:
         self.path, self.fsync = path, fsync
-        path.parent.mkdir(parents=True, exist_ok=True)
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o600)
         try:
             fcntl.flock(self._fd, fcntl.LOCK_EX | fcntl.LOCK_NB)

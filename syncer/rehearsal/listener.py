@@ -31,6 +31,7 @@ class Listener:
         self._service, self._port, self._tls = service, port, tls
         self._transports: dict[tuple[Any, ...], asyncio.BaseTransport] = {}
         self._app = FaultInjection(build_app(service, self), service, self, self._abort)
+        self._accepting = False
         self._server: Server | None = None
         self._serving: asyncio.Task[None] | None = None
         self._interruption: asyncio.Task[None] | None = None
@@ -38,6 +39,7 @@ class Listener:
     async def open(self) -> None:
         if self._server is not None:
             return
+        self._accepting = True
         self._server = Server(self._config())
         self._serving = asyncio.ensure_future(self._server.serve(sockets=[self._socket()]))
         while not self._server.started:
@@ -50,18 +52,19 @@ class Listener:
         server, serving = self._server, self._serving
         if server is None or serving is None:
             return
+        self._stop_listening()
         self._server = self._serving = None
-        for listening in server.servers:
-            listening.close()
-        server.should_exit = server.force_exit = True
         for transport in list(self._transports.values()):
             _reset(transport)
+        await asyncio.sleep(0.01)
+        server.should_exit = server.force_exit = True
         await serving
         for task in list(server.server_state.tasks):
             task.cancel()
 
     def interrupt(self, seconds: float, *, restart: bool) -> None:
         if self._interruption is None or self._interruption.done():
+            self._stop_listening()
             self._interruption = asyncio.ensure_future(self._interrupt(seconds, restart))
 
     async def _interrupt(self, seconds: float, restart: bool) -> None:
@@ -71,6 +74,19 @@ class Listener:
             self._service.restart()
         await asyncio.sleep(seconds)
         await self.open()
+
+    def _stop_listening(self) -> None:
+        """Refuse from this moment on. Connections that were accepted just now still get their protocol, which breaks
+        them: asyncio loses them, open and unserved, when its server is closed in the same turn of the loop."""
+        self._accepting = False
+        loop = asyncio.get_running_loop()
+        for listening in self._server.servers if self._server else ():
+            for sock in listening.sockets:
+                loop.remove_reader(sock.fileno())
+                try:
+                    sock.shutdown(socket.SHUT_RDWR)
+                except OSError:
+                    pass  # it was shut down already
 
     def _abort(self, scope: Scope) -> None:
         transport = self._transports.get(tuple(scope["client"] or ()))
@@ -86,7 +102,7 @@ class Listener:
         return listening
 
     def _config(self) -> Config:
-        transports = self._transports
+        listener = self
 
         class Protocol(H11Protocol):
             """Knows the transport of every connection, so that a fault can break it."""
@@ -94,10 +110,12 @@ class Listener:
             def connection_made(self, transport: Any) -> None:
                 super().connection_made(transport)
                 self.rehearsal_peer = tuple(transport.get_extra_info("peername") or ())[:2]
-                transports[self.rehearsal_peer] = transport
+                listener._transports[self.rehearsal_peer] = transport
+                if not listener._accepting:
+                    _reset(transport)
 
             def connection_lost(self, exc: Exception | None) -> None:
-                transports.pop(self.rehearsal_peer, None)
+                listener._transports.pop(self.rehearsal_peer, None)
                 super().connection_lost(exc)
 
         logging.getLogger("uvicorn.error").setLevel(logging.CRITICAL)

@@ -194,7 +194,7 @@ class ProjectNode:
     def _document(self, run: Run) -> Node:
         """A run under the names by which filters and orders know its properties."""
         node = RunNode(self._context, run, late=True)
-        config = {key: value for key, value in node.config_tree.items() if key != "_wandb"}
+        config = _filterable(node.config_tree)
         shown = {"_node": node, "config": config, "summary_metrics": json.loads(node.summaryMetrics)}
         names = {
             "name": node.name,
@@ -209,6 +209,13 @@ class ProjectNode:
         }
         camel = {"displayName": node.displayName, "jobType": node.jobType, "createdAt": node.createdAt}
         return {**shown, **names, **camel, "username": run.username}
+
+
+def _filterable(config: Mapping[str, Any]) -> Node:
+    """The config by both paths that filters use: `config.lr` and `config.lr.value`."""
+    values = {k: v["value"] if isinstance(v, dict) and "value" in v else v for k, v in config.items()}
+    given = {key: value for key, value in values.items() if key != "_wandb"}
+    return {**given, **{f"{key}.value": value for key, value in given.items()}}
 
 
 # ---- runs ----------------------------------------------------------------------------------------------

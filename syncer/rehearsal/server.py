@@ -50,7 +50,7 @@ class RehearsalServer:
         self._behaviour, self._accounts = behaviour or Behaviour(), tuple(accounts)
         self._placeholder = _reserved_socket(port)
         self.port: int = self._placeholder.getsockname()[1]
-        self.base_url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
+        self.base_url: str = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         self._loop: asyncio.AbstractEventLoop | None = None
         self._thread: threading.Thread | None = None
         self._running: tuple[Service, Listener] | None = None
@@ -61,7 +61,11 @@ class RehearsalServer:
         from wandb_spool.syncer.rehearsal.listener import Listener
         from wandb_spool.syncer.rehearsal.service import Service
 
-        service = Service(self.data_dir, behaviour=self._behaviour, accounts=self._accounts)
+        try:
+            service = Service(self.data_dir, behaviour=self._behaviour, accounts=self._accounts)
+        except BaseException:
+            self._placeholder.close()
+            raise
         service.plan = self._plan
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._run_loop, name="rehearsal-server", daemon=True)

@@ -49,6 +49,7 @@ class Store:
     def __init__(self, root: Path, *, fsync: bool = False, clock: Callable[[], float] = time.time) -> None:
         self.root, self.fsync, self.clock = root, fsync, clock
         self.lock = threading.RLock()
+        root.mkdir(mode=0o700, parents=True, exist_ok=True)
         self.projects: dict[ProjectKey, Project] = {}
         self.runs: dict[RunKey, Run] = {}
         self.collections: dict[CollectionKey, Collection] = {}

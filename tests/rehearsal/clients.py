@@ -9,24 +9,33 @@ import subprocess
 import sys
 import urllib.error
 import urllib.request
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from wandb_spool.syncer.rehearsal import RehearsalServer
 
-# The client's private knobs: give up within seconds instead of minutes or days.
+# The client's private knobs, in whole seconds (it cuts fractions off, and 0 means its own default of minutes or days).
 IMPATIENT = {
     f"WANDB_X_{part}_{knob}": value
     for part in ("GRAPHQL", "FILE_STREAM", "FILE_TRANSFER")
     for knob, value in {
-        "RETRY_MAX": "4",
-        "RETRY_WAIT_MIN_SECONDS": "0.1",
-        "RETRY_WAIT_MAX_SECONDS": "0.3",
+        "RETRY_MAX": "2",
+        "RETRY_WAIT_MIN_SECONDS": "1",
+        "RETRY_WAIT_MAX_SECONDS": "1",
         "TIMEOUT_SECONDS": "3",
     }.items()
 }
+
+
+class Reachable(Protocol):
+    """A server of this process or of another one."""
+
+    @property
+    def base_url(self) -> str: ...
+    @property
+    def api_key(self) -> str: ...
 
 
 @dataclass(frozen=True)
@@ -87,9 +96,7 @@ class Answer:
     headers: Mapping[str, str]
 
 
-def send(
-    method: str, url: str, body: bytes | None = None, *, key: str | None = None, **headers: str
-) -> Answer:
+def send(method: str, url: str, body: bytes | None = None, *, key: str | None = None, **headers: str) -> Answer:
     """One plain HTTP request; an error status is an answer."""
     named = {name.replace("_", "-"): value for name, value in headers.items()}
     if key is not None:
@@ -102,7 +109,7 @@ def send(
         return Answer(error.code, error.read(), dict(error.headers))
 
 
-def post(server: RehearsalServer, path: str, body: Any, *, key: str | None = None) -> Answer:
+def post(server: Reachable, path: str, body: Any, *, key: str | None = None) -> Answer:
     """POST JSON with the server's key (or another one); the answer's body is parsed when it is JSON."""
     answer = send("POST", server.base_url + path, json.dumps(body).encode(), key=key or server.api_key)
     try:
@@ -111,20 +118,20 @@ def post(server: RehearsalServer, path: str, body: Any, *, key: str | None = Non
         return answer
 
 
-def gql(server: RehearsalServer, query: str, *, key: str | None = None, **variables: Any) -> Any:
+def gql(server: Reachable, query: str, *, key: str | None = None, **variables: Any) -> Any:
     """The data of a GraphQL answer; an error is an AssertionError that shows it."""
     answer = post(server, "/graphql", {"query": query, "variables": variables}, key=key)
     assert answer.status == 200, answer
     return answer.body["data"]
 
 
-def make_run(server: RehearsalServer, run_id: str, *, entity: str | None = None, key: str | None = None) -> Answer:
+def make_run(server: Reachable, run_id: str, *, entity: str | None = None, key: str | None = None) -> Answer:
     query = """mutation($e: String, $n: String) {
       upsertBucket(input: {entityName: $e, modelName: "p", name: $n}) { bucket { id historyLineCount } inserted } }"""
     return post(server, "/graphql", {"query": query, "variables": {"e": entity, "n": run_id}}, key=key)
 
 
-def stream(server: RehearsalServer, run_id: str, offset: int, rows: list[Mapping[str, Any]], **rest: Any) -> Answer:
+def stream(server: Reachable, run_id: str, offset: int, rows: Sequence[Mapping[str, Any]], **rest: Any) -> Answer:
     """One file_stream request with history rows."""
     chunk = {"offset": offset, "content": [json.dumps(row) for row in rows]}
     body = {"files": {"wandb-history.jsonl": chunk}, **rest}

@@ -143,9 +143,7 @@ def test_upload_addresses_follow_the_host_header_and_end_in_the_files_name(rehea
 
 
 @pytest.mark.parametrize("name", ["a.txt", "media/images/a b#1%.png", "../../../etc/x", "ünï/ço∂é.bin", "empty"])
-def test_a_file_is_listed_with_size_and_md5_and_comes_back_byte_for_byte(
-    rehearsal: RehearsalServer, name: str
-) -> None:
+def test_a_file_is_listed_with_size_and_md5_and_comes_back_byte_for_byte(rehearsal: RehearsalServer, name: str) -> None:
     make_run(rehearsal, "r")
     content = b"" if name == "empty" else name.encode() * 5000
     _upload(rehearsal, "r", name, content)

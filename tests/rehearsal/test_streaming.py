@@ -12,7 +12,7 @@ from wandb_spool.syncer.rehearsal import RehearsalServer, StreamTail
 
 from .clients import gql, make_run, post, rows, send, stream
 
-HISTORY = "query($n: String!) { project(name: \"p\") { run(name: $n) { historyLineCount historyKeys %s } } }"
+HISTORY = 'query($n: String!) { project(name: "p") { run(name: $n) { historyLineCount historyKeys %s } } }'
 
 
 @pytest.fixture
@@ -89,9 +89,7 @@ def test_skipped_line_numbers_are_told_as_holes(server: RehearsalServer) -> None
     assert (run.holes, run.steps) == (3, (3, 4))
 
 
-@pytest.mark.parametrize(
-    ("switch", "losses"), [("drop", [1, 2]), ("replace", [1, 3]), ("keep", [1, 2, 3])], ids=str
-)
+@pytest.mark.parametrize(("switch", "losses"), [("drop", [1, 2]), ("replace", [1, 3]), ("keep", [1, 2, 3])], ids=str)
 def test_a_reader_sees_duplicate_steps_as_the_switch_says(
     server: RehearsalServer, switch: str, losses: list[int]
 ) -> None:
