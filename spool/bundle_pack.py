@@ -303,7 +303,7 @@ def verify(spool: Spool, carried: Sequence[Carried]) -> tuple[list[Carried], lis
                 _check(spool.root, member)
             good.append(fragment)
         except MemberDiffers as error:
-            left += [Left(entry.name, f"{error}; it is not as it was sealed", True) for entry in fragment.entries]
+            left += [Left(entry.name, str(error), True) for entry in fragment.entries]
     return good, left
 
 
