@@ -99,6 +99,9 @@ class SpoolPaths:
     def lease(self, key: str) -> Path:
         return self.leases / f"{key}.json"
 
+    def edit(self, key: str) -> Path:
+        return self.edits / f"{key}.json"
+
 
 @dataclass(frozen=True)
 class LaunchPaths:

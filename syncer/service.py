@@ -16,19 +16,21 @@ from pathlib import Path
 from wandb_spool import __version__
 from wandb_spool.spool import clock, durable
 from wandb_spool.spool.configuration import Configuration, Destination
+from wandb_spool.spool.edits import as_edited
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import LostRaceError, SpoolError, StorageError
 from wandb_spool.spool.identity import host_name
 from wandb_spool.spool.leases import EXPIRES_S, LeaseWatch
+from wandb_spool.spool.names import wrong_target
 from wandb_spool.spool.observations import load_observations, save_observations
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
 from wandb_spool.spool.states import State
 
-from .deliver import Account, Circumstances, Outcome, Task, deliver, failed_entry
+from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_entry
 from .destinations import CLOUD, Route, api_key, route
 from .failures import DeliveryError, Failure
-from .plan import Known, Waiting, candidates, deferred_by_outage, first_of_run, run_order
+from .plan import Known, Waiting, candidates, first_of_run, run_order
 from .server import Server
 
 BATCH_RUNS = 32
@@ -44,6 +46,10 @@ class PassResult:
     outages: dict[str, str] = field(default_factory=dict)
     """Destinations that did not answer, or refused the key, and what they said."""
     answered: set[str] = field(default_factory=set)
+    """Destinations that did, also those that refused the key: trying again by itself won't help there."""
+    elsewhere: int = 0
+    """Fragments on which another syncer works."""
+    stopped: bool = False
     waiting: int = 0
     """Entries whose not-before time has not come, or that wait for a predecessor."""
     next_due: str | None = None
@@ -107,25 +113,13 @@ def sync_once(
     )
     if not options.dry_run:
         _housekeeping(spool, options, result, tell)
-    served: set[str] = set()
-    accounts: dict[tuple[str, str], Account | DeliveryError] = {}
+    turn = _Pass(circumstances, configuration, options, result)
     try:
-        while not stopping():
-            batch = _next_batch(circumstances, configuration, options, result, served, accounts)
-            if not batch:
-                break
-            for account, tasks in batch:
-                served.update(task.place.name for task in tasks)
-                if options.dry_run:
-                    result.planned += [(task.place.name, f"{account.base_url}/{task.target.path}") for task in tasks]
-                else:
-                    _take(result, deliver(tasks, account, circumstances), tell)
+        turn.run()
     finally:
-        for opened in accounts.values():
-            if isinstance(opened, Account):
-                opened.server.close()
-    if not options.dry_run:
-        _sign(spool, result, now_s())
+        turn.close()
+        if not options.dry_run:
+            _sign(spool, result, now_s())
     return result
 
 
@@ -144,12 +138,6 @@ def _housekeeping(spool: Spool, options: Options, result: PassResult, tell: Call
     save_observations(spool, observations.seen)
 
 
-def _take(result: PassResult, outcomes: Iterable[Outcome], tell: Callable[[str], None]) -> None:
-    for outcome in outcomes:
-        result.outcomes.append(outcome)
-        tell(_told(outcome))
-
-
 def _told(outcome: Outcome) -> str:
     where = "" if outcome.target is None else f" → {outcome.target.path}"
     if outcome.state is State.DELIVERED:
@@ -158,60 +146,185 @@ def _told(outcome: Outcome) -> str:
     return f"{outcome.state} {outcome.entry}{where}: {outcome.failure}: {outcome.reason}"
 
 
-# -- planning ------------------------------------------------------------------------------------------------------
+class _Pass:
+    """The state of one pass: every entry is read once, and again only when it was worked on or is new."""
 
+    def __init__(
+        self, circumstances: Circumstances, configuration: Configuration, options: Options, result: PassResult
+    ) -> None:
+        self._circumstances = circumstances
+        self._spool = circumstances.spool
+        self._configuration = configuration
+        self._options = options
+        self._result = result
+        self._known: dict[str, Known] = {}
+        self._served: set[str] = set()
+        self._accounts: dict[tuple[str, str], Account | DeliveryError] = {}
 
-def _next_batch(
-    circumstances: Circumstances,
-    configuration: Configuration,
-    options: Options,
-    result: PassResult,
-    served: set[str],
-    accounts: dict[tuple[str, str], Account | DeliveryError],
-) -> list[tuple[Account, list[Task]]]:
-    """What to deliver next, by destination; empty when the pass is done."""
-    spool = circumstances.spool
-    known = _read_all(spool, result)
-    now = circumstances.now_s()
-    due = candidates(known.values(), now, circumstances.limits, everything=options.everything or bool(options.only))
-    wanted = [
-        item
-        for item in due
-        if item.entry.name not in served and (options.only is None or item.entry.name in options.only)
-    ]
-    names = {item.entry.name for item in due}
-    later = [item.entry for item in known.values() if item.state is State.DEFERRED and item.entry.name not in names]
-    result.waiting = len(later)
-    result.next_due = min((entry.not_before for entry in later if entry.not_before), default=None)
-    routes: dict[str, Route] = {}
-    for item in list(wanted):
+    def run(self) -> None:
+        self._known = _read_all(self._spool, self._result)
+        while not self._circumstances.stopping():
+            batches = self._next_batches()
+            if not batches:
+                break
+            for key, tasks in batches.items():
+                self._served.update(task.place.name for task in tasks)
+                self._serve(key, tasks)
+            self._look_again()
+        self._result.stopped = self._circumstances.stopping()
+
+    def close(self) -> None:
+        for opened in self._accounts.values():
+            if isinstance(opened, Account):
+                opened.server.close()
+
+    def _serve(self, key: tuple[str, str], tasks: Sequence[Task]) -> None:
+        account = self._accounts[key]
+        if not isinstance(account, Account):
+            return
+        if self._options.dry_run:
+            self._result.planned += [(task.place.name, f"{account.base_url}/{task.target.path}") for task in tasks]
+            return
+        delivery = Delivery(account, self._circumstances)
         try:
-            routes[item.entry.name] = route(item.entry, configuration, circumstances.environ)
-        except DeliveryError as error:
-            wanted.remove(item)
-            served.add(item.entry.name)
-            _defer_unpushed(item, error, circumstances, result, options)
-    siblings, run_of = _siblings(spool, known, wanted)
-    chosen, waiting = first_of_run(wanted, siblings, run_of)
-    for held_up in waiting:
-        served.add(held_up.known.entry.name)
-        result.waiting += 1
-        if not options.dry_run:
-            _say_waiting(held_up, circumstances)
-    return _by_destination(chosen, routes, siblings, run_of, circumstances, options, result, served, accounts)
+            delivery.run(tasks)
+        finally:
+            self._result.elsewhere += delivery.elsewhere
+            for outcome in delivery.outcomes:
+                self._result.outcomes.append(outcome)
+                self._circumstances.tell(_told(outcome))
+        if account.outages:
+            account.server.close()
+            self._accounts[key] = account.outages[0]
+            self._result.outages[account.base_url] = str(account.outages[0])
+
+    def _look_again(self) -> None:
+        """What was worked on has moved, and new work may have come: it need not wait for the end of a backlog."""
+        if self._options.dry_run:
+            return
+        done = {outcome.entry: outcome.state for outcome in self._result.outcomes}
+        for name in self._served & self._known.keys():
+            state = done.get(name)
+            if state is not None and state is not self._known[name].state:
+                self._refresh(name, state)
+        for place in self._spool.places(State.INCOMING):
+            if place.name not in self._known:
+                self._read(place)
+
+    def _refresh(self, name: str, state: State) -> None:
+        if state is State.DELIVERED:
+            del self._known[name]  # its run finds it among the delivered ones
+        else:
+            self._read(Place(name, state, self._spool.paths.entry(state, name)))
+
+    def _read(self, place: Place) -> None:
+        known = _read_one(self._spool, place, self._result)
+        if known is not None:
+            self._known[place.name] = known
+
+    # -- planning ----------------------------------------------------------------------------------------------------
+
+    def _next_batches(self) -> dict[tuple[str, str], list[Task]]:
+        """What to deliver next, by destination; empty when the pass is done."""
+        wanted = self._wanted()
+        routes: dict[str, Route] = {}
+        for item in list(wanted):
+            try:
+                routes[item.entry.name] = route(item.entry, self._configuration, self._circumstances.environ)
+            except DeliveryError as error:
+                wanted.remove(item)
+                self._defer(item, error)
+        siblings, run_of = _siblings(self._spool, self._known, wanted)
+        chosen, waiting = first_of_run(wanted, siblings, run_of)
+        for held_up in waiting:
+            self._served.add(held_up.known.entry.name)
+            self._result.waiting += 1
+            if not self._options.dry_run:
+                _say_waiting(held_up, self._circumstances)
+        batches: dict[tuple[str, str], list[Task]] = {}
+        for item in chosen:
+            found = routes[item.entry.name]
+            key = (found.destination.name, found.base_url)
+            if len(batches.get(key, ())) < BATCH_RUNS:
+                task = self._task(item, found, siblings[run_of[item.entry.name]])
+                if task is not None:
+                    batches.setdefault(key, []).append(task)
+        return batches
+
+    def _wanted(self) -> list[Known]:
+        options, limits, now = self._options, self._circumstances.limits, self._circumstances.now_s()
+        due = candidates(self._known.values(), now, limits, everything=options.everything or bool(options.only))
+        names = {item.entry.name for item in due}
+        later = [
+            item.entry
+            for item in self._known.values()
+            if item.state is State.DEFERRED and item.entry.name not in names | self._served
+        ]
+        self._result.waiting = len(later)
+        self._result.next_due = min((entry.not_before for entry in later if entry.not_before), default=None)
+        return [
+            item
+            for item in due
+            if item.entry.name not in self._served and (options.only is None or item.entry.name in options.only)
+        ]
+
+    def _task(self, item: Known, found: Route, siblings: Sequence[Known]) -> Task | None:
+        account = self._account(found)
+        if isinstance(account, DeliveryError):
+            self._defer(item, account)
+            return None
+        entity = found.entity or (None if self._spool.group else account.entity)
+        if entity is None:
+            what = "the run names no entity, and a shared spool's syncer does not take its own"
+            self._defer(item, DeliveryError(Failure.CONFIGURATION, what))
+            return None
+        target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
+        chain = run_order([sibling.entry for sibling in siblings if _counts(sibling)])
+        place = Place(item.entry.name, item.state, self._spool.paths.entry(item.state, item.entry.name))
+        return Task(place, target, tuple(chain))
+
+    def _account(self, found: Route) -> Account | DeliveryError:
+        """Probe a destination once per pass."""
+        key = (found.destination.name, found.base_url)
+        if key not in self._accounts:
+            self._accounts[key] = opened = _open(found, self._circumstances.environ)
+            if isinstance(opened, DeliveryError):
+                self._result.outages[found.base_url] = str(opened)
+            if isinstance(opened, Account) or opened.failure is Failure.AUTH:
+                self._result.answered.add(found.base_url)
+        return self._accounts[key]
+
+    def _defer(self, item: Known, error: DeliveryError) -> None:
+        """Defer an entry that was not tried. One that is deferred for the same outage already is left where it is."""
+        self._served.add(item.entry.name)
+        entry = item.entry
+        self._result.outcomes.append(Outcome(entry.name, None, error.policy.state, error.failure, error.detail))
+        same = item.state is State.DEFERRED and entry.reason == str(error) and entry.not_before is None
+        if self._options.dry_run or same:
+            return
+        circumstances = self._circumstances
+        failed = failed_entry(entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
+        _move(item, error.policy.state, failed, circumstances, str(error))
 
 
 def _read_all(spool: Spool, result: PassResult) -> dict[str, Known]:
     known: dict[str, Known] = {}
     for name, place in spool.scan(_SCANNED).items():
-        try:
-            known[name] = Known(spool.read(place), place.state)
-        except FileNotFoundError:
-            continue
-        except SpoolError as error:
-            if str(error) not in result.problems:
-                result.problems.append(str(error))
+        found = _read_one(spool, place, result)
+        if found is not None:
+            known[name] = found
     return known
+
+
+def _read_one(spool: Spool, place: Place, result: PassResult) -> Known | None:
+    try:
+        return Known(spool.read(place), place.state)
+    except FileNotFoundError:
+        return None
+    except SpoolError as error:
+        if str(error) not in result.problems:
+            result.problems.append(str(error))
+        return None
 
 
 def run_key(entry: Entry) -> str:
@@ -244,53 +357,6 @@ def _siblings(
     return siblings, run_of
 
 
-def _by_destination(
-    chosen: Sequence[Known],
-    routes: Mapping[str, Route],
-    siblings: Mapping[str, Sequence[Known]],
-    run_of: Mapping[str, str],
-    circumstances: Circumstances,
-    options: Options,
-    result: PassResult,
-    served: set[str],
-    accounts: dict[tuple[str, str], Account | DeliveryError],
-) -> list[tuple[Account, list[Task]]]:
-
-    batches: dict[tuple[str, str], list[Task]] = {}
-    for item in chosen:
-        found = routes[item.entry.name]
-        key = (found.destination.name, found.base_url)
-        if len(batches.get(key, ())) >= BATCH_RUNS:
-            continue
-        if key not in accounts:
-            accounts[key] = _open(found, circumstances.environ)
-        account = accounts[key]
-        if isinstance(account, DeliveryError):
-            served.add(item.entry.name)
-            result.outages[found.base_url] = str(account)
-            _defer_unpushed(item, account, circumstances, result, options)
-            continue
-        result.answered.add(found.base_url)
-        entity = found.entity or (None if circumstances.spool.group else account.entity)
-        if entity is None:
-            served.add(item.entry.name)
-            error = DeliveryError(
-                Failure.CONFIGURATION, "the run names no entity, and a shared spool's syncer does not take its own"
-            )
-            _defer_unpushed(item, error, circumstances, result, options)
-            continue
-        target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
-        chain = run_order([sibling.entry for sibling in siblings[run_of[item.entry.name]] if _counts(sibling)])
-        place = Place(item.entry.name, item.state, circumstances.spool.paths.entry(item.state, item.entry.name))
-        batches.setdefault(key, []).append(Task(place, target, tuple(chain)))
-    ready: list[tuple[Account, list[Task]]] = []
-    for key, tasks in batches.items():
-        account = accounts[key]
-        if isinstance(account, Account):
-            ready.append((account, tasks))
-    return ready
-
-
 def _counts(sibling: Known) -> bool:
     """Whether a fragment takes part in its run: not when it is still being written, void, or was skipped."""
     return sibling.state not in (State.OPEN, State.VOID) and not sibling.entry.extra.get("skipped")
@@ -303,25 +369,13 @@ def _open(found: Route, environ: Mapping[str, str]) -> Account | DeliveryError:
         server = open_server(found.destination, found.base_url, key, environ)
         return Account(found.destination, found.base_url, key, server, server.account().entity)
     except DeliveryError as error:
-        return error
+        return error.everywhere()
 
 
 def open_server(destination: Destination, base_url: str, key: str, environ: Mapping[str, str]) -> Server:
     """The read-back side of a destination. Certificates as `wandb sync` sees them: SSL_CERT_FILE or `ca`."""
     ca = str(destination.ca) if destination.ca else environ.get("SSL_CERT_FILE") or environ.get("REQUESTS_CA_BUNDLE")
     return Server(base_url or CLOUD, key, ca=ca, proxy=destination.proxy, user_agent=f"wandb-spool/{__version__}")
-
-
-def _defer_unpushed(
-    item: Known, error: DeliveryError, circumstances: Circumstances, result: PassResult, options: Options
-) -> None:
-    """Defer an entry that was not pushed. One that is deferred for the same outage already is left where it is."""
-    result.outcomes.append(Outcome(item.entry.name, None, error.policy.state, error.failure, error.detail))
-    same = item.state is State.DEFERRED and (item.entry.reason or "").startswith(f"{error.failure}:")
-    if options.dry_run or (same and deferred_by_outage(item.entry)):
-        return
-    failed = failed_entry(item.entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
-    _move(item, error.policy.state, failed, circumstances, str(error))
 
 
 def _say_waiting(waiting: Waiting, circumstances: Circumstances) -> None:
