@@ -7,7 +7,7 @@ number that stood still twice on the observer's own clock counts, and the seal i
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -167,16 +167,25 @@ def _owner_lives(spool: Spool, place: Place, observations: Observations, now_s: 
 def orphans(spool: Spool) -> list[Place]:
     """Make open entries for run directories that have none: the launcher died before it could write them."""
     known = set(spool.scan())
-    made: list[Place] = []
+    found = [(launch, directory) for launch, directory in _run_directories(spool) if _name(launch, directory) not in known]
+    if found:
+        known |= set(spool.scan())  # one that moved while the directories were listed was seen in none of them
+    return [
+        spool.add(open_entry(spool, launch, directory))
+        for launch, directory in found
+        if _name(launch, directory) not in known
+    ]
+
+
+def _run_directories(spool: Spool) -> Iterator[tuple[Launch, Path]]:
     for root in sorted(spool.paths.runs.glob("*/*")):
-        if not root.is_dir():
-            continue
-        launch = Launch.at(spool, root)
-        for directory in launch.paths.fragments():
-            name = f"{launch.name}.{directory.name}"
-            if name not in known:
-                made.append(spool.add(open_entry(spool, launch, directory)))
-    return made
+        if root.is_dir():
+            launch = Launch.at(spool, root)
+            yield from ((launch, directory) for directory in launch.paths.fragments())
+
+
+def _name(launch: Launch, run_directory: Path) -> str:
+    return f"{launch.name}.{run_directory.name}"
 
 
 def open_entry(spool: Spool, launch: Launch, run_directory: Path) -> Entry:
