@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 TRAIN = """
-import os, sys
+import os
 import numpy as np
 import wandb
 import wandb.sdk.interface.interface as interface
@@ -36,8 +36,6 @@ for number in range(5):
         stream.write("part " * number)
 run.log_artifact(many)
 run.finish()
-for name in ("saved.txt", "outside.bin", "weights/layer one.bin"):
-    open(name, "w").write("overwritten after the run")
 """
 
 SMALL = """

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import shutil
+import sys
 from pathlib import Path
 
 import pytest
@@ -28,8 +29,6 @@ def _trained(home: Path, *arguments: str, program: str = TRAIN) -> Machine:
         pytest.skip("network namespaces can't be made here (unshare -n)")
     cluster = Machine(home, prefix=prefix)
     (home / "train.py").write_text(program)
-    import sys
-
     cluster.run("run", "--", sys.executable, "train.py", *arguments)
     return cluster
 
@@ -63,6 +62,8 @@ def test_a_run_crosses_the_gap_to_another_user_and_its_receipt_comes_home(
     originals = _artifact_bytes(log)
     sealed_outside = next(item for item in manifest.files if item.source and item.source.endswith("outside.bin"))
     originals["model"]["outside.bin"] = sealed_outside.sha256
+    for name in ("saved.txt", "outside.bin", "weights/layer one.bin"):
+        (cluster.home / name).write_text("overwritten by the next run")
     sealed = {item.path: item.sha256 for item in manifest.files}
     assert len(originals["many"]) == 5
     assert any(item.path.endswith("manifest_contents.jl.gz") for item in manifest.files)
@@ -121,8 +122,6 @@ def test_fragments_of_one_run_in_two_bundles_arrive_in_any_order_and_every_step_
     home.mkdir()
     cluster = _trained(home, "again", "0", "20", "0", program=SMALL)
     cluster.run("pack", "--out", "first.tar.zst")
-    import sys
-
     cluster.run("run", "--", sys.executable, "train.py", "again", "15", "30", "100")
     cluster.run("pack", "--out", "second.tar.zst")
     beyond.run("unpack", str(home / "second.tar.zst"), str(home / "first.tar.zst"))
