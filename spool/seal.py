@@ -220,7 +220,7 @@ def _seal(
         calls_refused=life.refused if life else None,
         first_step=found.first_step if found else None,
         last_step=found.last_step if found else None,
-        **_exit(found, process_exit_code),
+        **_exit(found, life, process_exit_code),
         wandb_version=(found.wandb_version or None) if found else None,
         python_version=(found.python_version or None) if found else None,
         base_url=entry.base_url,
@@ -250,18 +250,17 @@ def _predecessor(spool: Spool, entry: Entry, found: LogFacts | None) -> str | No
     )
 
 
-def _exit(found: LogFacts | None, process_exit_code: int | None) -> dict[str, Any]:
-    """The exit: the log's record, else the process's own code, else unknown."""
-    if found is not None and found.exit_code is not None:
-        return {
-            "exit_code": found.exit_code,
-            "exit_known_from": "record",
-            "process_exit_code": process_exit_code,
-        }
+def _exit(found: LogFacts | None, life: alive.Alive | None, process_exit_code: int | None) -> dict[str, Any]:
+    """The exit: the log's record, else the process's own code, else unknown.
+
+    A child process shares its parent's wandb-core. If the child dies, that core writes an exit record for it when the
+    parent ends, with the parent's code: a record counts only if the run's own process ended the run.
+    """
+    told = found.exit_code if found is not None and (life is None or life.phase != "running") else None
     known = process_exit_code is not None
     return {
-        "exit_code": process_exit_code,
-        "exit_known_from": "process" if known else "unknown",
+        "exit_code": process_exit_code if told is None else told,
+        "exit_known_from": "record" if told is not None else "process" if known else "unknown",
         "process_exit_code": process_exit_code,
     }
 
