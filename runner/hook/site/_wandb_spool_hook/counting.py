@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from . import deferral
 from .anatomy import part
 from .revive import Reviver
 from .session import COMMIT, Session
@@ -43,10 +44,14 @@ def _count_rows(owner: Any, reviver: Reviver) -> None:
         if session is None or mark is COMMIT:
             return original(self, history)
         # Threads that log at once must be counted in the order in which they are sent.
-        with session.lock:
-            session.row(history)
-            original(self, history)
-            session.correct_summary()
+        deferral.enter()
+        try:
+            with session.lock:
+                session.row(history)
+                original(self, history)
+                session.correct_summary()
+        finally:
+            deferral.leave()
         return None
 
     owner._publish_partial_history = _publish_partial_history

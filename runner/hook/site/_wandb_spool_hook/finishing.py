@@ -85,8 +85,8 @@ class Finisher:
             if self._try(session, exit_code) and _wait_for_exit_record(session):
                 break
         if session.broken is not None:
-            files.settle(session)
             _leave(session.run)
+        files.settle(session)  # again: the run may have moved to another fragment meanwhile
         files.forget(session)
         self._end(session, exit_code)
 

@@ -15,6 +15,7 @@ import threading
 import time
 from typing import Any
 
+from . import deferral
 from .exits import exit_code
 from .finishing import finish_all
 from .process import Process
@@ -31,7 +32,8 @@ class Terminator:
         self._pid = 0
         self._begun = threading.Event()
         self._finishing = threading.Lock()
-        os.register_at_fork(after_in_child=self._restore_default)
+        self._masks = threading.local()
+        os.register_at_fork(before=self._hold, after_in_parent=self._let_go, after_in_child=self._in_child)
 
     def install(self) -> None:
         """Take SIGTERM over if nobody else has it. Only the main thread may set handlers."""
@@ -42,6 +44,17 @@ class Terminator:
         signal.signal(signal.SIGTERM, self._handle)
         self._pid = os.getpid()
         self._watch_wakeups()
+
+    def _hold(self) -> None:
+        """A SIGTERM that meets a child before it gave the parent's pipe back would look like the parent's own."""
+        self._masks.before = signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGTERM])
+
+    def _let_go(self) -> None:
+        signal.pthread_sigmask(signal.SIG_SETMASK, self._masks.before)
+
+    def _in_child(self) -> None:
+        self._restore_default()
+        self._let_go()
 
     def _restore_default(self) -> None:
         """A forked child ends as it would without us: a DataLoader worker must die at once."""
@@ -84,6 +97,9 @@ class Terminator:
         if signal.getsignal(signal.SIGTERM) != self._handle:
             return  # somebody chained us: the end is theirs to decide
         self._begun.set()
+        deferral.run(self._end)
+
+    def _end(self) -> None:
         if not self._process.here():
             self._die()
         self._finish()
