@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import wandb
 
-__version__ = "0.1.0"
-
 __all__ = ["__version__", "init"]
 
 # `python -m wandb_spool` in a checkout finds this folder before the installed package; there the flat folders runner,
@@ -21,6 +19,8 @@ __all__ = ["__version__", "init"]
 _checkout = _Path(__file__).parent.parent
 if (_checkout / "pyproject.toml").is_file() and (_checkout / "spool" / "states.py").is_file():
     __path__.append(str(_checkout))
+
+from wandb_spool.spool.version import VERSION as __version__  # noqa: E402 - only now it can be found
 
 
 def init(*, spool: str | None = None, **arguments: Any) -> wandb.Run:
