@@ -23,7 +23,7 @@ from .failures import DeliveryError
 from .plan import Known, run_order
 from .server import Server
 from .service import open_server, run_key
-from .standing import Sealed, examine, load_chain, look
+from .standing import examine, load_chain, look
 
 
 @dataclass
@@ -178,7 +178,7 @@ def _ask(
             raise SpoolError(f"{entry.name} is delivered, and its entry names no target")
         server = _server(entry, configuration, environ, servers)
         chain = load_chain(spool.root, ordered)
-        evidence = examine(spool.root, Sealed(entry, manifest))
+        evidence = examine(spool.root, chain.sealed[chain.index_of(entry)])
         standing = look(server, entry.target, chain, chain.index_of(entry), evidence, spool.root)
     except (DeliveryError, SpoolError, OSError) as error:
         balance.wrong.append(f"{entry.name}: {error}")

@@ -15,7 +15,6 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from types import FrameType
 
 from wandb_spool.spool.clock import seconds
 from wandb_spool.spool.configuration import Configuration
@@ -25,6 +24,7 @@ from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 
 from .service import Options, PassResult, sync_once
+from .stopping import Stop
 from .wake import Watcher
 
 SCAN_S = 30.0
@@ -42,30 +42,6 @@ class DaemonOptions:
     """End after so many passes (for tests and timers)."""
 
 
-class Stop:
-    """Set by SIGTERM and SIGINT; asked everywhere."""
-
-    def __init__(self) -> None:
-        self.requested = False
-        self.signal: int | None = None
-        self._watcher: Watcher | None = None
-
-    def listen(self, watcher: Watcher) -> None:
-        self._watcher = watcher
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, self._request)
-
-    def _request(self, number: int, frame: FrameType | None) -> None:
-        del frame
-        self.requested = True
-        self.signal = number
-        if self._watcher is not None:
-            self._watcher.event.set()
-
-    def __call__(self) -> bool:
-        return self.requested
-
-
 def run_daemon(
     spool: Spool,
     configuration: Configuration,
@@ -79,7 +55,7 @@ def run_daemon(
     """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT."""
     stop = Stop()
     watcher = Watcher([spool.paths.queue(State.INCOMING), spool.paths.queue(State.OPEN)])
-    stop.listen(watcher)
+    stop.listen(watcher.event.set)
     watcher.start()
     how = "polling" if watcher.polling else "file system events"
     tell(f"watching {spool.root} by {how}, scanning every {daemon.scan_s:.0f} s")

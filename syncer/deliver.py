@@ -16,10 +16,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wandb_spool import __version__
 from wandb_spool.spool import clock
 from wandb_spool.spool.configuration import Destination, Limits
 from wandb_spool.spool.entry import Entry, Target
+from wandb_spool.spool.errors import LostRaceError, SpoolError
 from wandb_spool.spool.identity import Identity, current, host_name, start_ticks
 from wandb_spool.spool.layout import target_key
 from wandb_spool.spool.leases import EXPIRES_S, Lease, LeaseWatch, acquire
@@ -27,16 +27,18 @@ from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.receipts import append_receipt
 from wandb_spool.spool.seal import unsealed_growth
 from wandb_spool.spool.states import State
+from wandb_spool.spool.version import VERSION
 
 from .addresses import is_loopback
 from .failures import DeliveryError, Failure, next_state
+from .keeping import Keeper
 from .plan import jittered_s, next_backoff_s
-from .push import PushResult, push
+from .push import PushResult, Trouble, push
 from .server import Server
 from .standing import Chain, Evidence, Standing, examine, load_chain, look
 from .view import Content, OtherRows, View, build
 
-LOOKS_S = (0.0, 0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0)
+LOOKS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0)
 """Waits between two looks at a server that may show data late; the last one repeats until patience ends."""
 
 
@@ -49,6 +51,8 @@ class Account:
     key: str
     server: Server
     entity: str | None
+    outages: list[DeliveryError] = field(default_factory=list)
+    """Why it stopped answering; from the first one on it is not asked any more in this pass."""
 
 
 @dataclass(frozen=True)
@@ -98,304 +102,472 @@ class _Job:
     place: Place
     entry: Entry
     lease: Lease
+    settled: bool = False
+    view: View | None = None
+    found: _Found | None = None
+
+    @property
+    def known(self) -> _Found:
+        assert self.found is not None
+        return self.found
+
+
+@dataclass
+class _Found:
+    """What step 2 found out."""
+
     chain: Chain
     index: int
     evidence: Evidence
     standing: Standing
-    view: View | None = None
+
+    @property
+    def newest(self) -> bool:
+        """Whether no later fragment of the run is on the server."""
+        return not any(later.entry.receipt for later in self.chain.sealed[self.index + 1 :])
 
 
-def deliver(tasks: Sequence[Task], account: Account, circumstances: Circumstances) -> list[Outcome]:
-    """Deliver fragments of different target runs to one destination, clean ones in one process.
+@dataclass
+class Delivery:
+    """One batch on its way. `outcomes` holds what became of it, also when `run` raises."""
 
-    What stays incomplete in a batch is done again alone, so that one culprit neither takes others with it nor lends
-    them its error.
-    """
-    outcomes: list[Outcome] = []
-    jobs: list[_Job] = []
-    for task in tasks:
-        started = _start(task, account, circumstances)
-        if isinstance(started, Outcome):
-            outcomes.append(started)
-        elif started is not None:
-            jobs.append(started)
-    try:
-        outcomes += _finish_all(jobs, account, circumstances)
-    finally:
-        for job in jobs:
-            job.lease.release()
-    return outcomes
+    account: Account
+    circumstances: Circumstances
+    outcomes: list[Outcome] = field(default_factory=list)
+    elsewhere: int = 0
+    """Fragments on whose run another syncer works."""
 
+    def __post_init__(self) -> None:
+        self._keeper = Keeper(self.circumstances.stopping)
 
-def _start(task: Task, account: Account, circumstances: Circumstances) -> _Job | Outcome | None:
-    """Steps 1 and 2. None when somebody else works on the target run or took the entry."""
-    spool, target = circumstances.spool, task.target
-    key = target_key(target.base_url, target.entity, target.project, target.run_id)
-    lease = acquire(spool, key, circumstances.watch, expires_s=circumstances.lease_expires_s)
-    if lease is None:
-        return None
-    try:
-        place = spool.claim(task.place)
-    except Exception:
-        lease.release()
-        raise
-    try:
-        entry = replace(spool.read(place), target=target)
-        if unsealed_growth(spool, entry):
-            lease.release()
-            spool.move(place, State.OPEN, replace(entry, manifest_sha256=None), why="the log grew after the seal")
+    def run(self, tasks: Sequence[Task]) -> None:
+        """Deliver fragments of different target runs to one destination, clean ones in one process.
+
+        Raises SpoolError when the spool can't be written; everything is back in the queue then.
+        """
+        jobs: list[_Job] = []
+        try:
+            for task in tasks:
+                job = self._take(task)
+                if job is not None:
+                    jobs.append(job)
+                    self._guarded(job, self._look_first)
+            self._push_all([job for job in jobs if not job.settled])
+        finally:
+            for job in jobs:
+                self._let_go(job)
+
+    def _take(self, task: Task) -> _Job | None:
+        """Step 1. None when somebody else works on the target run or took the entry, or when it is time to stop."""
+        circumstances, target = self.circumstances, task.target
+        if circumstances.stopping():
             return None
-        spool.rewrite(place, entry)  # the target is recorded before the first push
-        chain = load_chain(spool.root, [entry if item.name == entry.name else item for item in task.chain_entries])
-        index = _index(chain, entry)
-        evidence = examine(spool.root, chain.sealed[index])
-        standing = look(account.server, target, chain, index, evidence, spool.root)
-        return _Job(task, place, entry, lease, chain, index, evidence, standing)
-    except DeliveryError as error:
-        outcome = _fail(place, spool.read(place), error, circumstances)
-        lease.release()
-        return outcome
+        key = target_key(target.base_url, target.entity, target.project, target.run_id)
+        lease = acquire(circumstances.spool, key, circumstances.watch, expires_s=circumstances.lease_expires_s)
+        if lease is None:
+            self.elsewhere += 1
+            return None
+        try:
+            place = circumstances.spool.claim(task.place)
+            job = _Job(task, place, replace(circumstances.spool.read(place), target=target), lease)
+        except LostRaceError:
+            lease.release()
+            return None
+        except (SpoolError, FileNotFoundError):
+            lease.release()
+            raise
+        self._keeper.add(lease)
+        return job
 
+    def _let_go(self, job: _Job) -> None:
+        """Whatever happened: the entry is in the queue and the lease is free."""
+        if not job.settled:
+            try:
+                self._put_back(job)
+            except SpoolError as error:
+                self.circumstances.tell(f"{job.entry.name} stays in active for now: {error}")
+        self._keeper.remove(job.lease)
+        job.lease.release()
 
-def _index(chain: Chain, entry: Entry) -> int:
-    try:
-        return chain.index_of(entry)
-    except StopIteration as error:
-        raise DeliveryError(Failure.DAMAGED, "its manifest is missing or damaged") from error
+    def _put_back(self, job: _Job) -> None:
+        """Nothing was decided: the entry goes back whence it came."""
+        origin = job.place.origin or State.DEFERRED
+        self.circumstances.spool.release(job.place, origin)
+        job.settled = True
 
+    def _guarded(self, job: _Job, step: Callable[[_Job], None]) -> None:
+        """Do one step for one fragment; a failure of its own settles it."""
+        try:
+            step(job)
+        except DeliveryError as error:
+            self._fail(job, error)
 
-def _finish_all(jobs: list[_Job], account: Account, circumstances: Circumstances) -> list[Outcome]:
-    outcomes: list[Outcome] = []
-    to_push: list[_Job] = []
-    for job in jobs:
-        settled = _settled_without_push(job, circumstances)
-        if settled is None:
-            to_push.append(job)
+    # -- before the push ---------------------------------------------------------------------------------------------
+
+    def _look_first(self, job: _Job) -> None:
+        """Step 2, and what can be said without a push."""
+        spool = self.circumstances.spool
+        if unsealed_growth(spool, job.entry):
+            self._reopen(job)
+            return
+        spool.rewrite(job.place, job.entry)  # the target is recorded before the first push
+        entries = [job.entry if item.name == job.entry.name else item for item in job.task.chain_entries]
+        chain = load_chain(spool.root, entries)
+        try:
+            index = chain.index_of(job.entry)
+        except StopIteration as error:
+            raise _without_manifest(spool.root, job.entry) from error
+        sealed = chain.sealed[index]
+        if job.entry.manifest_sha256 not in (None, sealed.digest):
+            raise DeliveryError(Failure.TAMPERED, "the manifest is not the one that was sealed")
+        evidence = examine(spool.root, sealed, self._keeper.tick)
+        job.found = _Found(chain, index, evidence, self._ask(job, chain, index, evidence))
+        self._settle_without_push(job)
+
+    def _reopen(self, job: _Job) -> None:
+        entry = replace(job.entry, manifest_sha256=None)
+        self.circumstances.spool.move(job.place, State.OPEN, entry, why="the log grew after the seal")
+        job.settled = True
+
+    def _settle_without_push(self, job: _Job) -> None:
+        """All is there already, or it can't be mended by sending, or it may only be late."""
+        standing = job.known.standing
+        if standing.complete and not _left_running(job):
+            self._deliver(job, pushed=False)
+        elif standing.rows.conflicting:
+            raise DeliveryError(Failure.CONFLICT, standing.missing())
+        elif job.entry.extra.get("pushed") is not None and not standing.complete:
+            self._wait_for_late_data(job)
+
+    def _wait_for_late_data(self, job: _Job) -> None:
+        """The last push looked well. Until the limit nothing is sent again; then it counts as a refusal."""
+        now = self.circumstances.now_s()
+        pushed_s = clock.seconds(str(job.entry.extra["pushed"])) or 0.0
+        if pushed_s > now:  # the clock went back: count from here
+            pushed_s = now
+            job.entry = _with_extra(job.entry, pushed=clock.iso(now))
+        if now - pushed_s < self.circumstances.limits.late_data_s:
+            raise DeliveryError(Failure.NOT_YET, job.known.standing.missing())
+        job.entry = _with_extra(job.entry, pushed=None)
+        if job.entry.refusals + 1 >= self.circumstances.limits.refusals:
+            raise DeliveryError(Failure.PARTIAL, f"accepted, and never shown: {job.known.standing.missing()}")
+        job.entry = replace(job.entry, refusals=job.entry.refusals + 1)
+
+    def _ask(self, job: _Job, chain: Chain, index: int, evidence: Evidence) -> Standing:
+        """Look at the server. What fails for one run only must not pause the destination, and the reverse."""
+        account = self.account
+        if account.outages:
+            raise account.outages[0]
+        try:
+            root = self.circumstances.spool.root
+            return look(account.server, job.task.target, chain, index, evidence, root, self._keeper.tick)
+        except DeliveryError as error:
+            if not error.policy.breaker:
+                raise
+            raise self._whose_fault(error) from error
+
+    def _whose_fault(self, error: DeliveryError) -> DeliveryError:
+        try:
+            self.account.server.account()
+        except DeliveryError as outage:
+            if outage.policy.breaker:
+                self.account.outages.append(outage.everywhere())
+                return outage
+        if error.failure is Failure.AUTH:
+            return DeliveryError(Failure.REFUSED, f"the key is good and may not read this run ({error.detail})")
+        return error
+
+    # -- the push ----------------------------------------------------------------------------------------------------
+
+    def _push_all(self, jobs: list[_Job]) -> None:
+        """Steps 3 to 6; what `wandb sync` left undone in company without a word is tried again alone."""
+        if not jobs or self.circumstances.stopping():
+            return
+        with _scratch(self.circumstances) as scratch:
+            for job in jobs:
+                self._guarded(job, lambda job: self._build(job, scratch))
+            built = [job for job in jobs if not job.settled]
+            if not built:
+                return
+            self.circumstances.tell(f"pushing {len(built)} run(s) to {self.account.base_url}")
+            result = self._push(built, scratch)
+        if result.stopped:
+            self._stop(built)
+            return
+        again = self._judge_all(built, result)
+        if result.hung:
+            middle = (len(again) + 1) // 2
+            for half in (again[:middle], again[middle:]):
+                self._push_all(half)
         else:
-            outcomes.append(settled)
-    return outcomes + _push_all(to_push, account, circumstances)
+            for job in again:
+                self._push_all([job])
+
+    def _push(self, jobs: Sequence[_Job], scratch: Path) -> PushResult:
+        def keep_going() -> bool:
+            return not self.circumstances.stopping() and self._keeper.renew()
+
+        return push(
+            [job.view for job in jobs if job.view is not None],
+            self.account.destination,
+            self.account.base_url,
+            self.account.key,
+            scratch,
+            self.circumstances.environ,
+            limits=self.circumstances.limits,
+            keep_going=keep_going,
+        )
+
+    def _build(self, job: _Job, scratch: Path) -> None:
+        """Step 3."""
+        spool, found = self.circumstances.spool, job.known
+        send_alerts = _send_alerts(job, self.circumstances)
+        content = Content(
+            rows=found.standing.rows,
+            others=_other_rows(found, self.account.server, job.task.target, spool.root),
+            run_exists=found.standing.run is not None,
+            newest=found.newest,
+            exit_code=found.chain.exit_code,
+            send_alerts=send_alerts,
+            unwanted_files=found.standing.present_files | found.standing.superseded_files,
+            attributes=found.evidence.edit.attributes(found.evidence.facts.tags),
+        )
+        try:
+            directory = Path(tempfile.mkdtemp(prefix="view-", dir=scratch))
+            manifest = found.chain.sealed[found.index].manifest
+            job.view = build(spool.root, job.entry, manifest, job.task.target, content, directory, self._keeper.tick)
+        except OSError as error:
+            raise DeliveryError(Failure.INTERRUPTED, f"no push view could be made in {scratch}: {error}") from error
+        job.entry = replace(job.entry, attempts=job.entry.attempts + 1)
+        if send_alerts and manifest.alerts:
+            job.entry = _with_extra(job.entry, alerts="sent")
+        spool.rewrite(job.place, job.entry)
+
+    def _stop(self, jobs: Sequence[_Job]) -> None:
+        """The push was ended by us. A lease that was lost is told; entries go back as they were, with the attempt."""
+        for job in jobs:
+            if not self.circumstances.stopping():
+                self._fail(job, DeliveryError(Failure.INTERRUPTED, "the lease on its run, or of its batch, was lost"))
+
+    def _judge_all(self, jobs: Sequence[_Job], result: PushResult) -> list[_Job]:
+        """Steps 5 and 6; returns those that have to be pushed again alone. All share one patience."""
+        alone = len(jobs) == 1
+        deadline_s = time.monotonic() + self.circumstances.patience_s
+        waiting = list(jobs)
+        again: list[_Job] = []
+        for wait_s in _waits():
+            late: list[_Job] = []
+            for job in waiting:
+                verdict = self._judge(job, result)
+                if verdict is None:
+                    continue
+                if verdict.failure is Failure.NOT_YET and time.monotonic() + wait_s < deadline_s:
+                    late.append(job)
+                elif not alone and _needs_solitude(job, result):
+                    again.append(job)
+                else:
+                    self._give_up(job, verdict)
+            if not late or self.circumstances.stopping():
+                break
+            waiting = late
+            self.circumstances.sleep(wait_s)
+            self._keeper.renew()
+        return again
+
+    def _judge(self, job: _Job, result: PushResult) -> DeliveryError | None:
+        """Read back one fragment; None when it is settled."""
+        if not job.lease.renew():
+            self._fail(job, DeliveryError(Failure.INTERRUPTED, "the lease on its run was lost"))
+            return None
+        found = job.known
+        try:
+            found.standing = self._ask(job, found.chain, found.index, found.evidence)
+        except DeliveryError as error:
+            self._unreadable(job, error)
+            return None
+        if found.standing.complete:
+            self._deliver(job, pushed=True)
+            return None
+        assert job.view is not None
+        marked = job.view.log in result.marked
+        return classify(found.standing, result, result.trouble(job.view.log), marked)
+
+    def _give_up(self, job: _Job, verdict: DeliveryError) -> None:
+        if verdict.failure is Failure.NOT_YET:
+            job.entry = _with_extra(job.entry, pushed=clock.iso(self.circumstances.now_s()))
+        if job.known.standing.run is None:
+            job.entry = _with_extra(job.entry, alerts=None)  # no run, no alert
+        self._fail(job, verdict)
+
+    def _unreadable(self, job: _Job, error: DeliveryError) -> None:
+        """After a push the server could not be read back."""
+        if error.failure is not Failure.UNREADABLE or not self.account.destination.accept_unverified:
+            self._fail(job, error)
+            return
+        entry = replace(job.entry, reason=f"unverified: {error.detail}", mend=None)
+        self.circumstances.spool.move(job.place, State.UNVERIFIED, entry, why="sent, not read back")
+        job.settled = True
+        self.outcomes.append(
+            Outcome(job.entry.name, job.task.target, State.UNVERIFIED, error.failure, error.detail, pushed=True)
+        )
+
+    # -- the end -----------------------------------------------------------------------------------------------------
+
+    def _deliver(self, job: _Job, *, pushed: bool) -> None:
+        """Step 6. The receipt is durable before the entry moves."""
+        spool, now = self.circumstances.spool, self.circumstances.now_s()
+        receipt = append_receipt(spool, receipt_of(job.entry, job.task.target, job.known), now_s=now)
+        entry = _with_extra(job.entry, pushed=None, alerts=None)
+        entry = replace(entry, receipt=receipt, reason=None, mend=None, not_before=None, backoff_s=0.0)
+        spool.move(job.place, State.DELIVERED, entry, why="read back", now_s=now)
+        job.settled = True
+        rows = job.known.standing.rows
+        self.outcomes.append(
+            Outcome(
+                job.entry.name, job.task.target, State.DELIVERED,
+                rows=rows.present, superseded=rows.superseded, pushed=pushed,
+            )
+        )  # fmt: skip
+
+    def _fail(self, job: _Job, error: DeliveryError) -> None:
+        """Put an entry where its class of failure belongs, with reason, mend and not-before time."""
+        circumstances = self.circumstances
+        if error.failure is Failure.INTERRUPTED and circumstances.stopping():
+            return  # nothing was decided: it goes back whence it came
+        failed = failed_entry(job.entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
+        state = next_state(error.failure, failed.refusals, circumstances.limits.refusals)
+        if state is State.QUARANTINED:
+            failed = replace(failed, not_before=None)
+        circumstances.spool.move(job.place, state, failed, why=str(error), now_s=circumstances.now_s())
+        job.settled = True
+        self.outcomes.append(
+            Outcome(job.entry.name, job.entry.target, state, error.failure, error.detail, pushed=job.view is not None)
+        )
 
 
-def _settled_without_push(job: _Job, circumstances: Circumstances) -> Outcome | None:
-    """What can be said before a push: all is there already, it can't be mended by sending, or it may only be late."""
-    standing = job.standing
-    if standing.complete and not _left_running(job):
-        return _delivered(job, circumstances, pushed=False)
-    if standing.rows.conflicting:
-        return _fail(job.place, job.entry, DeliveryError(Failure.CONFLICT, standing.missing()), circumstances)
-    pushed_s = clock.seconds(str(job.entry.extra.get("pushed") or "")) or 0.0
-    if 0 <= circumstances.now_s() - pushed_s < circumstances.limits.late_data_s:
-        return _fail(job.place, job.entry, DeliveryError(Failure.NOT_YET, standing.missing()), circumstances)
-    return None
+def _waits() -> Iterator[float]:
+    yield from LOOKS_S
+    while True:
+        yield LOOKS_S[-1]
+
+
+def _without_manifest(root: Path, entry: Entry) -> DeliveryError:
+    if not entry.run_directory(root).is_dir():
+        return DeliveryError(Failure.VANISHED, f"the run directory {entry.path} is gone")
+    return DeliveryError(Failure.DAMAGED, "its manifest is missing or damaged")
+
+
+def _needs_solitude(job: _Job, result: PushResult) -> bool:
+    """Whether only a push of its own can tell what is wrong: a batch hung, or said nothing about this run."""
+    assert job.view is not None
+    return result.hung or (not result.trouble(job.view.log) and job.view.log not in result.marked)
 
 
 def _left_running(job: _Job) -> bool:
     """Whether the server shows a finished run as running: the push before was killed before it could say the end."""
-    run = job.standing.run
-    newest = job.index == len(job.chain.sealed) - 1
+    found = job.known
+    run = found.standing.run
     return (
-        newest
+        found.newest
         and run is not None
         and run.state == "running"
-        and job.evidence.facts.exit_code is not None
-        and (job.entry.attempts > 0 and job.entry.extra.get("pushed") is None)
+        and found.evidence.facts.exit_code is not None
+        and job.entry.attempts > 0
+        and job.entry.extra.get("pushed") is None
     )
 
 
-def _push_all(jobs: list[_Job], account: Account, circumstances: Circumstances) -> list[Outcome]:
-    """Steps 3 to 6 for a batch; what fails in company is tried again in halves, until the culprit is alone."""
-    if not jobs:
-        return []
-    outcomes: list[Outcome] = []
-    with _scratch(circumstances) as scratch:
-        built = [job for job in jobs if _build(job, account, scratch, circumstances, outcomes)]
-        if not built:
-            return outcomes
-        circumstances.tell(f"pushing {len(built)} run(s) to {account.base_url}")
-        result = push(
-            [job.view for job in built if job.view is not None],
-            account.destination,
-            account.base_url,
-            account.key,
-            scratch,
-            circumstances.environ,
-            limits=circumstances.limits,
-            keep_going=lambda: _keep_going(built, circumstances),
-        )
-        again: list[_Job] = []
-        for job in built:
-            outcome = _judge(job, account, result, circumstances, alone=len(built) == 1)
-            if outcome is None:
-                again.append(job)
-            else:
-                outcomes.append(outcome)
-    if again and (circumstances.stopping() or len(built) == 1):
-        return outcomes + [_interrupted(job, circumstances) for job in again]
-    middle = max(1, len(again) // 2) if result.hung else 1
-    halves = [again[:middle], again[middle:]] if result.hung else [[job] for job in again]
-    for half in halves:
-        outcomes += _push_all(half, account, circumstances)
-    return outcomes
+def _send_alerts(job: _Job, circumstances: Circumstances) -> bool:
+    """Alerts go out once, with the first push, and not when they are old news."""
+    facts = job.known.evidence.facts
+    newest_s = max(facts.alert_times_s, default=facts.start_time_s or 0.0)
+    young = circumstances.now_s() - newest_s < circumstances.limits.alert_age_s
+    return young and job.entry.extra.get("alerts") is None
 
 
-def _build(job: _Job, account: Account, scratch: Path, circumstances: Circumstances, outcomes: list[Outcome]) -> bool:
-    """Step 3; False, with the outcome told, when no push view can be made."""
-    spool = circumstances.spool
-    age_s = circumstances.now_s() - (job.evidence.facts.start_time_s or 0.0)
-    try:
-        content = Content(
-            rows=job.standing.rows,
-            run_exists=job.standing.run is not None,
-            send_alerts=age_s < circumstances.limits.alert_age_s and job.entry.attempts == 0,
-            others=_other_rows(job, account.server, spool),
-            unwanted_files=job.standing.present_files,
-        )
-        directory = Path(tempfile.mkdtemp(prefix="view-", dir=scratch))
-        manifest = job.chain.sealed[job.index].manifest
-        job.view = build(spool.root, job.entry, manifest, job.task.target, content, directory)
-        job.entry = replace(job.entry, attempts=job.entry.attempts + 1)
-        spool.rewrite(job.place, job.entry)
-        return True
-    except DeliveryError as error:
-        outcomes.append(_fail(job.place, job.entry, error, circumstances))
-    except OSError as error:
-        told = DeliveryError(Failure.INTERRUPTED, f"no push view could be made in {scratch}: {error}")
-        outcomes.append(_fail(job.place, job.entry, told, circumstances))
-    return False
-
-
-def _other_rows(job: _Job, server: Server, spool: Spool) -> tuple[OtherRows, ...] | None:
+def _other_rows(found: _Found, server: Server, target: Target, root: Path) -> tuple[OtherRows, ...] | None:
     """The rows of the run's other fragments, for a server that holds rows and does not count them; else None."""
-    standing = job.standing
-    target = job.task.target
+    standing = found.standing
     if standing.run is None or not standing.comparison.server_rows:
         return None
     if server.resumable_lines(target.entity, target.project, target.run_id):
         return None
     others: list[OtherRows] = []
-    for index, sealed in enumerate(job.chain.sealed):
+    for index, sealed in enumerate(found.chain.sealed):
         steps = standing.comparison.fragments[index].present_steps
-        if index != job.index and steps and sealed.manifest.log_path is not None:
-            others.append(OtherRows(sealed.entry.launch_directory(spool.root) / sealed.manifest.log_path, steps))
+        if index != found.index and steps and sealed.manifest.log_path is not None:
+            others.append(OtherRows(sealed.entry.launch_directory(root) / sealed.manifest.log_path, steps))
     return tuple(others)
 
 
-def _keep_going(jobs: Sequence[_Job], circumstances: Circumstances) -> bool:
-    """Renew the leases; False when one is lost or the syncer is told to stop: then the push must die."""
-    if circumstances.stopping():
-        return False
-    return all(not job.lease.due() or job.lease.renew() for job in jobs)
-
-
-def _judge(
-    job: _Job, account: Account, result: PushResult, circumstances: Circumstances, *, alone: bool
-) -> Outcome | None:
-    """Step 5 and 6 for one fragment; None when it has to be pushed again alone."""
-    if not job.lease.renew():
-        return _fail(
-            job.place, job.entry, DeliveryError(Failure.INTERRUPTED, "the lease on its run was lost"), circumstances
-        )
-    clean = job.view is not None and job.view.log in result.marked and not result.codes and not result.errors
-    try:
-        standing = _look_patiently(job, account, circumstances, circumstances.patience_s if clean else 0.0)
-    except DeliveryError as error:
-        return _unreadable(job, account, error, circumstances)
-    job.standing = standing
-    if standing.complete:
-        return _delivered(job, circumstances, pushed=True)
-    if not alone:
-        return None
-    verdict = classify(standing, result, clean)
-    if verdict.failure is Failure.NOT_YET:
-        job.entry = _with_extra(job.entry, pushed=clock.iso(circumstances.now_s()))
-    return _fail(job.place, job.entry, verdict, circumstances)
-
-
-def classify(standing: Standing, result: PushResult, clean: bool) -> DeliveryError:
-    """The class of failure of a fragment that was pushed alone and is not complete. Pure."""
+def classify(standing: Standing, result: PushResult, trouble: Trouble, marked: bool) -> DeliveryError:
+    """The class of failure of a fragment that was pushed and is not complete. Pure."""
     missing = standing.missing()
-    if result.stopped:
-        return DeliveryError(Failure.INTERRUPTED, "the push was stopped")
-    if result.hung:
-        return DeliveryError(Failure.HANG, "the push made no progress and was ended")
+    said = _said(result, trouble)
     if standing.rows.conflicting:
         return DeliveryError(Failure.CONFLICT, missing)
-    said = _said(result)
-    if standing.run is None:
-        if 409 in result.codes:
-            return DeliveryError(Failure.RUN_DELETED, f"the server has deleted this run{said}")
-        if result.codes & {400, 401, 403, 404, 413, 422}:
-            return DeliveryError(Failure.REFUSED, f"the server refuses this run{said}")
-    if 429 in result.codes:
+    if result.hung:
+        return DeliveryError(Failure.HANG, f"the push made no progress and was ended; {missing}")
+    if standing.run is None and 409 in trouble.codes:
+        return DeliveryError(Failure.RUN_DELETED, f"the server has deleted this run{said}")
+    if 429 in trouble.codes:
         return DeliveryError(Failure.RATE, f"the server asks to slow down; {missing}{said}")
-    if any(code >= 500 for code in result.codes):
+    if any(code >= 500 for code in trouble.codes):
         return DeliveryError(Failure.SERVER_ERROR, f"{missing}{said}")
-    if clean:
+    if standing.run is None and trouble.codes:
+        return DeliveryError(Failure.REFUSED, f"the server refuses this run{said}")
+    if not trouble and marked:
         return DeliveryError(Failure.NOT_YET, missing)
-    if standing.run is None and not result.codes:
-        return DeliveryError(Failure.UNREACHABLE, f"`wandb sync` could not create the run{said}")
+    if not trouble.codes:
+        return _without_answer(trouble, result, missing, said)
     return DeliveryError(Failure.PARTIAL, f"{missing}{said}")
 
 
-def _said(result: PushResult) -> str:
+def _without_answer(trouble: Trouble, result: PushResult, missing: str, said: str) -> DeliveryError:
+    """Errors that no server gave: the way there, or `wandb sync` itself."""
+    if trouble.says("x509", "tls:", "certificate"):
+        return DeliveryError(Failure.TLS, f"{missing}{said}")
+    if trouble.says("invalid character '<'"):
+        return DeliveryError(Failure.CAPTIVE_PORTAL, f"{missing}{said}")
+    if trouble.says("dial ", "connection re", "EOF", "timeout", "deadline exceeded", "no such host", "broken pipe"):
+        return DeliveryError(Failure.UNREACHABLE, f"{missing}{said}")
+    if result.exit_code:
+        return DeliveryError(Failure.INTERRUPTED, f"`wandb sync` ended with {result.exit_code}{said}")
+    return DeliveryError(Failure.PARTIAL, f"{missing}{said}")
+
+
+def _said(result: PushResult, trouble: Trouble) -> str:
     """What `wandb sync` said, in one phrase."""
-    told = [line for line in result.output.splitlines() if "ERROR" in line or "rror" in line] or list(result.errors)
-    codes = f" ({', '.join(str(code) for code in sorted(result.codes))})" if result.codes else ""
-    return f"{codes}: {' '.join(told[-1].split())[:200]}" if told else codes
+    told = trouble.errors or tuple(line for line in result.output.splitlines() if "rror" in line)
+    codes = f" ({', '.join(str(code) for code in sorted(trouble.codes))})" if trouble.codes else ""
+    return f"{codes}: {' '.join(told[0].split())[:200]}" if told else codes
 
 
-def _look_patiently(job: _Job, account: Account, circumstances: Circumstances, patience_s: float) -> Standing:
-    waited = 0.0
-    step = 0
-    while True:
-        standing = look(account.server, job.task.target, job.chain, job.index, job.evidence, circumstances.spool.root)
-        wait = LOOKS_S[min(step + 1, len(LOOKS_S) - 1)]
-        if standing.complete or standing.rows.conflicting or waited + wait > patience_s or circumstances.stopping():
-            return standing
-        circumstances.sleep(wait)
-        waited += wait
-        step += 1
-        if job.lease.due():
-            job.lease.renew()
-
-
-def _delivered(job: _Job, circumstances: Circumstances, *, pushed: bool) -> Outcome:
-    """Step 6. The receipt is durable before the entry moves."""
-    sealed, standing, target = job.chain.sealed[job.index], job.standing, job.task.target
-    manifest, rows = sealed.manifest, standing.rows
-    receipt = append_receipt(
-        circumstances.spool,
-        {
-            "entry": job.entry.name,
-            "manifest_sha256": job.entry.manifest_sha256,
-            "target": target.as_json(),
-            "loopback": is_loopback(target.base_url),
-            "level": standing.level,
-            "rows_delivered": rows.present,
-            "rows_superseded": rows.superseded,
-            "rows_lost": "unknown" if manifest.rows_lost is None else manifest.rows_lost,
-            "first_step": manifest.first_step,
-            "last_step": manifest.last_step,
-            "files": len(job.evidence.files),
-            "files_by_size_only": standing.unproven_files,
-            "files_lost": list(job.evidence.lost_files),
-            "artifacts": len(manifest.artifacts) - len(job.evidence.lost_artifacts),
-            "artifacts_lost": sorted(job.evidence.lost_artifacts),
-            "bytes": manifest.size_bytes,
-            "alerts_not_sent": job.view.alerts_dropped if job.view else 0,
-            "url": run_url(target),
-            "by": host_name(),
-            "version": __version__,
-        },
-        now_s=circumstances.now_s(),
-    )
-    entry = replace(
-        _with_extra(job.entry, pushed=None), receipt=receipt, reason=None, mend=None, not_before=None, backoff_s=0.0
-    )
-    circumstances.spool.move(job.place, State.DELIVERED, entry, why="read back", now_s=circumstances.now_s())
-    return Outcome(
-        job.entry.name, target, State.DELIVERED, rows=rows.present, superseded=rows.superseded, pushed=pushed
-    )
+def receipt_of(entry: Entry, target: Target, found: _Found) -> dict[str, object]:
+    """What was read back, for the receipt."""
+    manifest, standing, evidence = found.chain.sealed[found.index].manifest, found.standing, found.evidence
+    return {
+        "entry": entry.name,
+        "manifest_sha256": entry.manifest_sha256,
+        "target": target.as_json(),
+        "loopback": is_loopback(target.base_url),
+        "level": standing.level,
+        "rows_delivered": standing.rows.present,
+        "rows_superseded": standing.rows.superseded,
+        "rows_lost": "unknown" if manifest.rows_lost is None else manifest.rows_lost,
+        "first_step": manifest.first_step,
+        "last_step": manifest.last_step,
+        "files": len(evidence.files),
+        "files_by_size_only": standing.unproven_files,
+        "files_lost": list(evidence.lost_files),
+        "artifacts": len(manifest.artifacts) - len(evidence.lost_artifacts),
+        "artifacts_lost": sorted(evidence.lost_artifacts),
+        "bytes": manifest.size_bytes,
+        "alerts_not_sent": 0 if entry.extra.get("alerts") == "sent" else manifest.alerts,
+        "url": run_url(target),
+        "by": host_name(),
+        "version": VERSION,
+    }
 
 
 def run_url(target: Target) -> str:
@@ -404,41 +576,17 @@ def run_url(target: Target) -> str:
     return f"{host}/{target.entity}/{target.project}/runs/{target.run_id}"
 
 
-def _unreadable(job: _Job, account: Account, error: DeliveryError, circumstances: Circumstances) -> Outcome:
-    """After a push the server could not be read back."""
-    if error.failure is Failure.UNREADABLE and account.destination.accept_unverified:
-        entry = replace(job.entry, reason=f"unverified: {error.detail}", mend=None)
-        circumstances.spool.move(job.place, State.UNVERIFIED, entry, why="sent, not read back")
-        return Outcome(job.entry.name, job.task.target, State.UNVERIFIED, error.failure, error.detail, pushed=True)
-    return _fail(job.place, job.entry, error, circumstances)
-
-
-def _interrupted(job: _Job, circumstances: Circumstances) -> Outcome:
-    return _fail(job.place, job.entry, DeliveryError(Failure.INTERRUPTED, "the syncer was stopped"), circumstances)
-
-
-def _fail(place: Place, entry: Entry, error: DeliveryError, circumstances: Circumstances) -> Outcome:
-    """Put an entry where its class of failure belongs, with reason, mend and not-before time."""
-    failed = failed_entry(entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
-    state = next_state(error.failure, failed.refusals, circumstances.limits.refusals)
-    if state is State.QUARANTINED:
-        failed = replace(failed, not_before=None)
-    circumstances.spool.move(place, state, failed, why=str(error), now_s=circumstances.now_s())
-    return Outcome(entry.name, entry.target, state, error.failure, error.detail)
-
-
 def failed_entry(entry: Entry, error: DeliveryError, limits: Limits, rng: random.Random, now_s: float) -> Entry:
     """The entry after a failure: reason, mend, refusals, not-before. Pure."""
+    refusals = entry.refusals + (1 if error.policy.refusal else 0)
+    failed = replace(entry, reason=str(error), mend=error.policy.mend, refusals=refusals)
+    if error.destination_wide:  # it is due as soon as its destination answers, or when the server said
+        wait_s = error.retry_after_s
+        later_s = None if wait_s is None else now_s + wait_s + jittered_s(wait_s, rng)
+        return replace(failed, not_before=None if later_s is None else clock.iso(later_s))
     ceiling = next_backoff_s(entry.backoff_s, limits)
-    wait = max(jittered_s(ceiling, rng), error.retry_after_s or 0.0)
-    return replace(
-        entry,
-        reason=str(error),
-        mend=error.policy.mend,
-        refusals=entry.refusals + (1 if error.policy.refusal else 0),
-        backoff_s=ceiling,
-        not_before=clock.iso(now_s + wait),
-    )
+    wait_s = max(jittered_s(ceiling, rng), error.retry_after_s or 0.0)
+    return replace(failed, backoff_s=ceiling, not_before=clock.iso(now_s + wait_s))
 
 
 def _with_extra(entry: Entry, **changes: str | None) -> Entry:

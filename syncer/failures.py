@@ -143,11 +143,19 @@ OUTAGES = frozenset(failure for failure, policy in POLICIES.items() if policy.br
 class DeliveryError(Exception):
     """One fragment, or a whole destination, could not be served."""
 
+    destination_wide = False
+    """Nothing at all could be done with the destination; no run was tried."""
+
     def __init__(self, failure: Failure, detail: str, *, retry_after_s: float | None = None) -> None:
         self.failure = failure
         self.detail = detail
         self.retry_after_s = retry_after_s
         super().__init__(f"{failure}: {detail}")
+
+    def everywhere(self) -> DeliveryError:
+        """This error as one of the whole destination."""
+        self.destination_wide = True
+        return self
 
     @property
     def policy(self) -> Policy:

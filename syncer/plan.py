@@ -17,8 +17,6 @@ from wandb_spool.spool.configuration import Limits
 from wandb_spool.spool.entry import Entry
 from wandb_spool.spool.states import State
 
-from .failures import OUTAGES
-
 BLOCKING = frozenset({State.HELD, State.QUARANTINED, State.TRANSIT})
 """A predecessor in one of these states keeps its successors waiting until it is mended or skipped."""
 
@@ -56,11 +54,6 @@ def is_due(entry: Entry, now_s: float, limits: Limits) -> bool:
     return not_before is None or not_before <= now_s or not_before > now_s + limits.backoff_cap_s
 
 
-def deferred_by_outage(entry: Entry) -> bool:
-    """Whether an entry waits for its destination and not for itself: it is due as soon as the destination answers."""
-    return entry.reason is not None and any(entry.reason.startswith(f"{failure}:") for failure in OUTAGES)
-
-
 def run_order(entries: Sequence[Entry]) -> list[Entry]:
     """The fragments of one run, each after its predecessor.
 
@@ -90,9 +83,7 @@ def candidates(known: Iterable[Known], now_s: float, limits: Limits, *, everythi
     for item in sorted(known, key=lambda item: (item.entry.created, item.entry.name)):
         if item.state is State.INCOMING:
             fresh.append(item)
-        elif item.state is State.DEFERRED and (
-            everything or is_due(item.entry, now_s, limits) or deferred_by_outage(item.entry)
-        ):
+        elif item.state is State.DEFERRED and (everything or is_due(item.entry, now_s, limits)):
             backlog.append(item)
     return interleave(fresh, backlog)
 

@@ -175,9 +175,7 @@ def push(
     )
 
 
-def _watch(
-    process: subprocess.Popen[bytes], no_progress_s: float, keep_going: Callable[[], bool]
-) -> tuple[bool, bool]:
+def _watch(process: subprocess.Popen[bytes], no_progress_s: float, keep_going: Callable[[], bool]) -> tuple[bool, bool]:
     """Wait for the end; (hung, stopped)."""
     progress = Progress(process.pid, no_progress_s, time.monotonic())
     look_every_s = min(1.0, no_progress_s / 8)

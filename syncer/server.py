@@ -17,6 +17,7 @@ import requests
 
 from .addresses import is_loopback
 from .failures import DeliveryError, Failure
+from .stopping import interruptible
 
 CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
@@ -164,12 +165,11 @@ class Server:
         found = _run_of(data)
         if found is None:
             return None
-        count = found.get("historyLineCount")
         return RemoteRun(
             name=str(found.get("name") or run_id),
             display_name=_text(found.get("displayName")),
             state=_text(found.get("state")),
-            history_line_count=count if isinstance(count, int) else None,
+            history_line_count=_integer(found.get("historyLineCount")),
             config=_json_object(found.get("config")),
             summary=_json_object(found.get("summaryMetrics")),
             attributes={key: found.get(key) for key in ("displayName", "tags", "group", "jobType", "notes")},
@@ -212,7 +212,7 @@ class Server:
             variables = {"entity": entity, "project": project, "name": run_id, "fileCursor": cursor, "fileLimit": _PAGE}
             page = (_run_of(self._ask("RunFiles", _RUN_FILES, variables)) or {}).get("files") or {}
             for node in _nodes(page):
-                yield RemoteFile(str(node.get("name")), int(node.get("sizeBytes") or 0), _text(node.get("md5")))
+                yield RemoteFile(str(node.get("name")), _integer(node.get("sizeBytes")) or 0, _text(node.get("md5")))
             cursor = _next_cursor(page, cursor)
             if cursor is None:
                 return
@@ -239,12 +239,8 @@ class Server:
     def _ask(self, operation: str, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         body = {"operationName": operation, "query": document, "variables": dict(variables)}
         try:
-            response = self._session.post(
-                f"{self.base_url}/graphql",
-                json=body,
-                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
-                allow_redirects=False,
-            )
+            with interruptible():
+                response = self._post(body)
         except requests.exceptions.SSLError as error:
             raise DeliveryError(Failure.TLS, f"{self.base_url}: {_root(error)}") from error
         except requests.exceptions.InvalidURL as error:
@@ -258,6 +254,24 @@ class Server:
                 raise DeliveryError(Failure.CONFIGURATION, str(error)) from error
             raise DeliveryError(Failure.UNREACHABLE, f"{self.base_url}: {_root(error)}") from error
         return _answer(self.base_url, operation, response)
+
+    def _post(self, body: Mapping[str, Any]) -> requests.Response:
+        """Send a question; once more when the kept connection was closed at the other end meanwhile."""
+
+        def send() -> requests.Response:
+            return self._session.post(
+                f"{self.base_url}/graphql",
+                json=body,
+                timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
+                allow_redirects=False,
+            )
+
+        try:
+            return send()
+        except (requests.exceptions.SSLError, requests.exceptions.Timeout):
+            raise
+        except requests.exceptions.ConnectionError:
+            return send()
 
 
 def _answer(base_url: str, operation: str, response: requests.Response) -> dict[str, Any]:
@@ -359,4 +373,4 @@ def _text(value: object) -> str | None:
 def _integer(value: object) -> int | None:
     if isinstance(value, str) and value.isdigit():
         return int(value)
-    return value if isinstance(value, int) else None
+    return value if isinstance(value, int) and not isinstance(value, bool) else None

@@ -9,11 +9,10 @@ from __future__ import annotations
 import random
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-from wandb_spool import __version__
 from wandb_spool.spool import clock, durable
 from wandb_spool.spool.configuration import Configuration, Destination
 from wandb_spool.spool.edits import as_edited
@@ -26,6 +25,7 @@ from wandb_spool.spool.observations import load_observations, save_observations
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
 from wandb_spool.spool.states import State
+from wandb_spool.spool.version import VERSION
 
 from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_entry
 from .destinations import CLOUD, Route, api_key, route
@@ -230,7 +230,7 @@ class _Pass:
         routes: dict[str, Route] = {}
         for item in list(wanted):
             try:
-                routes[item.entry.name] = route(item.entry, self._configuration, self._circumstances.environ)
+                routes[item.entry.name] = self._route(item.entry)
             except DeliveryError as error:
                 wanted.remove(item)
                 self._defer(item, error)
@@ -250,6 +250,17 @@ class _Pass:
                 if task is not None:
                     batches.setdefault(key, []).append(task)
         return batches
+
+    def _route(self, entry: Entry) -> Route:
+        """Where a fragment goes, with what a person edited. Names that W&B would refuse are not sent at all."""
+        try:
+            found = route(as_edited(self._spool.root, entry), self._configuration, self._circumstances.environ)
+        except SpoolError as error:
+            raise DeliveryError(Failure.CONFIGURATION, str(error)) from error
+        wrong = wrong_target(found.entity, found.project, found.run_id)
+        if wrong is not None:
+            raise DeliveryError(Failure.REFUSED, f"{wrong}; nothing was sent")
+        return found
 
     def _wanted(self) -> list[Known]:
         options, limits, now = self._options, self._circumstances.limits, self._circumstances.now_s()
@@ -375,7 +386,7 @@ def _open(found: Route, environ: Mapping[str, str]) -> Account | DeliveryError:
 def open_server(destination: Destination, base_url: str, key: str, environ: Mapping[str, str]) -> Server:
     """The read-back side of a destination. Certificates as `wandb sync` sees them: SSL_CERT_FILE or `ca`."""
     ca = str(destination.ca) if destination.ca else environ.get("SSL_CERT_FILE") or environ.get("REQUESTS_CA_BUNDLE")
-    return Server(base_url or CLOUD, key, ca=ca, proxy=destination.proxy, user_agent=f"wandb-spool/{__version__}")
+    return Server(base_url or CLOUD, key, ca=ca, proxy=destination.proxy, user_agent=f"wandb-spool/{VERSION}")
 
 
 def _say_waiting(waiting: Waiting, circumstances: Circumstances) -> None:
@@ -403,7 +414,7 @@ def _sign(spool: Spool, result: PassResult, now_s: float) -> None:
         "format": 1,
         "host": socket.gethostname(),
         "at": clock.iso(now_s),
-        "version": __version__,
+        "version": VERSION,
         "delivered": result.count(State.DELIVERED),
         "deferred": result.count(State.DEFERRED),
         "quarantined": result.count(State.QUARANTINED),

@@ -8,16 +8,17 @@ from __future__ import annotations
 import base64
 import glob
 import hashlib
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from wandb_spool.spool.capture import open_regular
+from wandb_spool.spool.edits import Edit, load_edit
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.layout import safe_relative
-from wandb_spool.spool.log import LogFacts, canonical_text, facts, rows, value_digest
+from wandb_spool.spool.log import LogFacts, Row, canonical_text, facts, rows, value_digest
 from wandb_spool.spool.manifest import Manifest, SealedFile, read_manifest
 
 from .compare import Comparison, FragmentRows, StepDigest, compare, cuts
@@ -34,6 +35,8 @@ class Sealed:
 
     entry: Entry
     manifest: Manifest
+    digest: str
+    """SHA-256 of the manifest as it is now."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,12 @@ class Chain:
 
     def index_of(self, entry: Entry) -> int:
         return next(index for index, sealed in enumerate(self.sealed) if sealed.entry.name == entry.name)
+
+    @property
+    def exit_code(self) -> int:
+        """With which code the run ended: that of its last fragment that tells one."""
+        known = (sealed.manifest.exit_code for sealed in reversed(self.sealed))
+        return next((code for code in known if code is not None), 0)
 
 
 @dataclass(frozen=True)
@@ -61,6 +70,8 @@ class Evidence:
     """Named in the log, not in the manifest: they were gone before the seal."""
     lost_artifacts: frozenset[str]
     """Digests of artifacts of which bytes were gone before the seal."""
+    edit: Edit = field(default_factory=Edit)
+    """What a person changed of the run before its delivery."""
 
 
 @dataclass(frozen=True)
@@ -73,10 +84,13 @@ class Standing:
     index: int
     missing_files: tuple[str, ...] = ()
     present_files: frozenset[str] = frozenset()
+    superseded_files: frozenset[str] = frozenset()
+    """A later fragment that is on the server has files of these names: theirs stand there."""
     unproven_files: int = 0
     missing_artifacts: tuple[str, ...] = ()
     missing_config: tuple[str, ...] = ()
     missing_summary: tuple[str, ...] = ()
+    missing_attributes: tuple[str, ...] = ()
 
     @property
     def rows(self) -> FragmentRows:
@@ -88,7 +102,13 @@ class Standing:
         return self.run is not None and self.rows.complete and not self._missing_parts()
 
     def _missing_parts(self) -> tuple[str, ...]:
-        return self.missing_files + self.missing_artifacts + self.missing_config + self.missing_summary
+        return (
+            self.missing_files
+            + self.missing_artifacts
+            + self.missing_config
+            + self.missing_summary
+            + self.missing_attributes
+        )
 
     def missing(self) -> str:
         """What is missing, in one phrase."""
@@ -106,13 +126,14 @@ class Standing:
             ("artifacts", self.missing_artifacts),
             ("config keys", self.missing_config),
             ("summary keys", self.missing_summary),
+            ("edited values", self.missing_attributes),
         ):
             if values:
                 parts.append(f"{name} {', '.join(values[:_LISTED])}{', …' if len(values) > _LISTED else ''}")
         return "; ".join(parts)
 
 
-def examine(root: Path, sealed: Sealed) -> Evidence:
+def examine(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None) -> Evidence:
     """Check every sealed file against the manifest and gather what a read-back compares.
 
     Raises DeliveryError: *tampered* for a file that differs, *unsafe* for one that became a link or a device,
@@ -121,7 +142,7 @@ def examine(root: Path, sealed: Sealed) -> Evidence:
     launch = sealed.entry.launch_directory(root)
     if not sealed.entry.run_directory(root).is_dir():
         raise DeliveryError(Failure.VANISHED, f"the run directory {sealed.entry.path} is gone")
-    md5_by_path = {item.path: _check(launch, item) for item in sealed.manifest.files if item.kind != "debug"}
+    md5_by_path = {item.path: _check(launch, item, tick) for item in sealed.manifest.files if item.kind != "debug"}
     if sealed.manifest.log_path is None:
         raise DeliveryError(Failure.DAMAGED, "the manifest names no log")
     found = facts(launch / sealed.manifest.log_path, salvage=True)
@@ -139,10 +160,18 @@ def examine(root: Path, sealed: Sealed) -> Evidence:
         md5={name: md5_by_path[item.path] for name, item in files.items()},
         lost_files=tuple(name for name in named if name not in by_name and not glob.has_magic(name)),
         lost_artifacts=frozenset(str(item["digest"]) for item in sealed.manifest.artifacts if item.get("incomplete")),
+        edit=_edit(root, sealed.entry),
     )
 
 
-def _check(launch: Path, item: SealedFile) -> str:
+def _edit(root: Path, entry: Entry) -> Edit:
+    try:
+        return load_edit(root, entry)
+    except SpoolError as error:
+        raise DeliveryError(Failure.DAMAGED, str(error)) from error
+
+
+def _check(launch: Path, item: SealedFile, tick: Callable[[], None]) -> str:
     """Compare one file with its manifest; returns the base64 of its MD5 (what W&B tells of a file)."""
     path = launch / item.path
     try:
@@ -156,6 +185,7 @@ def _check(launch: Path, item: SealedFile) -> str:
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
     with open(fd, "rb", buffering=0) as stream:
         while chunk := stream.read(_CHUNK_BYTES):
+            tick()
             sha256.update(chunk)
             md5.update(chunk)
             size += len(chunk)
@@ -179,7 +209,15 @@ def _named_files(found: LogFacts) -> list[str]:
     return names
 
 
-def look(server: Server, target: Target, chain: Chain, index: int, evidence: Evidence, root: Path) -> Standing:
+def look(
+    server: Server,
+    target: Target,
+    chain: Chain,
+    index: int,
+    evidence: Evidence,
+    root: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> Standing:
     """Ask the server what it holds of the fragment at `index` of its chain.
 
     Those before it are on the server or were skipped, those after only matter for what they supersede. Raises
@@ -187,34 +225,57 @@ def look(server: Server, target: Target, chain: Chain, index: int, evidence: Evi
     """
     where = (target.entity, target.project, target.run_id)
     run = server.run(*where)
+    superseded = _superseded_files(chain, index)
+    files_here = {name for name in evidence.files if name not in superseded}
     if run is None:
-        return Standing(None, "rows", _compare(None, where, chain, root), index)
+        return Standing(
+            None, "rows", _compare(None, where, chain, root, tick), index, superseded_files=frozenset(superseded)
+        )
     try:
-        comparison, level = _compare(server, where, chain, root), "rows"
+        comparison, level = _compare(server, where, chain, root, tick), "rows"
     except DeliveryError as error:
         if error.failure is not Failure.UNREADABLE or run.history_line_count is None:
             raise
         comparison, level = _by_counts(run.history_line_count, where, chain, index, root), "counts"
-    files = {item.name: item for item in server.files(*where)} if evidence.files else {}
-    present = {name for name in evidence.files if _same_file(evidence, name, files.get(name))}
+    files = {item.name: item for item in server.files(*where)} if files_here else {}
+    present = {name for name in files_here if _same_file(evidence, name, files.get(name))}
     newest = not any(later.entry.receipt for later in chain.sealed[index + 1 :])
     return Standing(
         run=run,
         level=level,
         comparison=comparison,
         index=index,
-        missing_files=tuple(sorted(set(evidence.files) - present)),
+        missing_files=tuple(sorted(files_here - present)),
+        superseded_files=frozenset(superseded),
         present_files=frozenset(present),
         unproven_files=sum(1 for name in present if files[name].md5_base64 is None),
         missing_artifacts=tuple(_missing_artifacts(server, where, evidence)),
         missing_config=tuple(_missing_config(run, evidence.facts)) if newest else (),
         missing_summary=tuple(_missing_summary(run, evidence.facts)) if newest else (),
+        missing_attributes=tuple(_missing_attributes(run, evidence)),
     )
 
 
-def _compare(server: Server | None, where: tuple[str, str, str], chain: Chain, root: Path) -> Comparison:
+def _superseded_files(chain: Chain, index: int) -> set[str]:
+    """Names of the files that later fragments, which are on the server, have too."""
+    names: set[str] = set()
+    for later in chain.sealed[index + 1 :]:
+        if later.entry.receipt:
+            prefix = PurePosixPath("wandb") / later.entry.fragment / "files"
+            kept = (PurePosixPath(item.path) for item in later.manifest.files if item.kind == "file")
+            names.update(path.relative_to(prefix).as_posix() for path in kept)
+    return names
+
+
+def _compare(
+    server: Server | None,
+    where: tuple[str, str, str],
+    chain: Chain,
+    root: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> Comparison:
     cut_from = cuts([sealed.manifest.first_step for sealed in chain.sealed])
-    streams = [_rows_of(sealed, root) for sealed in chain.sealed]
+    streams = [_rows_of(sealed, root, tick) for sealed in chain.sealed]
 
     def fetch(first_step: int, end_step: int, limit: int) -> list[StepDigest]:
         assert server is not None
@@ -223,14 +284,21 @@ def _compare(server: Server | None, where: tuple[str, str, str], chain: Chain, r
     return compare(streams, cut_from, None if server is None else fetch, gone=chain.gone)
 
 
-def _rows_of(sealed: Sealed, root: Path) -> Iterator[StepDigest]:
+def _rows_of(sealed: Sealed, root: Path, tick: Callable[[], None]) -> Iterator[StepDigest]:
     """The rows of a fragment in ascending order of steps; none when it was pruned."""
     log = sealed.manifest.log_path
     path = None if log is None else sealed.entry.launch_directory(root) / log
     if path is None or not path.is_file():
         return iter(())
-    read = ((row.step, row.digest) for row in rows(path, salvage=True))
+    read = ((row.step, row.digest) for row in _ticking(rows(path, salvage=True), tick))
     return _ascending(read)
+
+
+def _ticking(read: Iterator[Row], tick: Callable[[], None]) -> Iterator[Row]:
+    for number, row in enumerate(read):
+        if number % 500 == 0:
+            tick()
+        yield row
 
 
 def _ascending(read: Iterator[StepDigest]) -> Iterator[StepDigest]:
@@ -313,13 +381,25 @@ def _missing_summary(run: RemoteRun, found: LogFacts) -> Iterator[str]:
             yield key
 
 
+_REMOTE_NAMES = {"display_name": "displayName", "job_type": "jobType"}
+
+
+def _missing_attributes(run: RemoteRun, evidence: Evidence) -> Iterator[str]:
+    """What a person changed of the run and the server doesn't show."""
+    for name, wanted in evidence.edit.attributes(evidence.facts.tags).items():
+        held = run.attributes.get(_REMOTE_NAMES.get(name, name))
+        same = set(held or ()) == set(wanted) if name == "tags" else (held or "") == wanted
+        if not same:
+            yield name
+
+
 def load_chain(root: Path, entries: Sequence[Entry]) -> Chain:
     """The fragments of a run that have a manifest, in the given order. One that is damaged is left out."""
     chain: list[Sealed] = []
     gone: list[tuple[int, int]] = []
     for entry in entries:
         try:
-            chain.append(Sealed(entry, read_manifest(entry.run_directory(root))[0]))
+            chain.append(Sealed(entry, *read_manifest(entry.run_directory(root))))
         except FileNotFoundError:
             receipt = entry.receipt or {}
             first, last = receipt.get("first_step"), receipt.get("last_step")

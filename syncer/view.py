@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.log import (
@@ -30,6 +31,7 @@ from wandb_spool.spool.log import (
     renumber,
     rewrite,
     rewrite_manifest_file,
+    set_exit_code,
     set_resume,
 )
 from wandb_spool.spool.manifest import Manifest
@@ -65,15 +67,29 @@ class Content:
 
     rows: FragmentRows
     run_exists: bool
+    newest: bool
+    """False: a later fragment is on the server, and its config, summary and end of the run stand."""
+    exit_code: int
+    """How the run ended, for a fragment that is not the newest."""
     send_alerts: bool
     others: tuple[OtherRows, ...] | None = None
     """For a server that does not count the lines that it holds: then a push writes from the first line on, and has to
     carry all rows of the run, also those of the other fragments. None for a server that counts."""
     unwanted_files: frozenset[str] = field(default_factory=frozenset)
     """Files (below `files/`) that the server has already."""
+    attributes: Mapping[str, Any] = field(default_factory=dict)
+    """What a person changed of the run, by the names of `override_run`."""
 
 
-def build(root: Path, entry: Entry, manifest: Manifest, target: Target, content: Content, scratch: Path) -> View:
+def build(
+    root: Path,
+    entry: Entry,
+    manifest: Manifest,
+    target: Target,
+    content: Content,
+    scratch: Path,
+    tick: Callable[[], None] = lambda: None,
+) -> View:
     """Make the push view of a fragment in the empty directory `scratch`.
 
     `root` is the spool's. Raises DeliveryError for what must not be followed, OSError when the scratch disk is full.
@@ -94,13 +110,21 @@ def build(root: Path, entry: Entry, manifest: Manifest, target: Target, content:
         or manifest.log_ending not in (EndingKind.FINISHED.value, EndingKind.CLEAN.value)
     )
     if content.others:
-        _write_whole_run(source, log, chain(*transforms), content.others)
+        _write_whole_run(source, log, chain(_ticking(tick), *transforms), content.others)
     elif rewritten:
-        rewrite(source, log, chain(*transforms) if transforms else None, salvage=True)
+        rewrite(source, log, chain(_ticking(tick), *transforms), salvage=True)
     else:
         log.symlink_to(source)
     Path(f"{log}.syncstate").write_text(json.dumps(SYNC_STATE))
     return View(directory, log, rewritten, 0 if content.send_alerts else manifest.alerts)
+
+
+def _ticking(tick: Callable[[], None]) -> Transform:
+    def apply(record: Record) -> Record:
+        tick()
+        return record
+
+    return apply
 
 
 def _offline_name(fragment: str) -> str:
@@ -132,10 +156,14 @@ def _transforms(launch: Path, manifest: Manifest, target: Target, content: Conte
         transforms.append(keep_steps(rows.missing_steps.__contains__))
     if content.run_exists:
         transforms.append(set_resume(not whole))
+    if not content.newest:
+        transforms += [drop_kinds(RecordKind.CONFIG, RecordKind.SUMMARY), set_exit_code(content.exit_code)]
     if not content.send_alerts and manifest.alerts:
         transforms.append(drop_kinds(RecordKind.ALERT))
     if (manifest.entity, manifest.project, manifest.run_id) != (target.entity, target.project, target.run_id):
         transforms.append(override_run(entity=target.entity, project=target.project, run_id=target.run_id))
+    if content.attributes:
+        transforms.append(override_run(**content.attributes))
     moved = _moved(launch, manifest)
     if moved:
         transforms.append(_artifact_paths(moved, scratch))

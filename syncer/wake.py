@@ -1,8 +1,8 @@
 """Wake the daemon when work arrives: file system events where they come, polling where they don't.
 
 inotify is silent about changes that another host makes on a network file system; the call works and no event ever
-comes. So the observer is chosen by the kind of file system, and a probe file shows whether events really come. Events are
-hints: a watcher that dies or is deaf costs latency only, because the daemon scans anyway.
+comes. So the observer is chosen by the kind of file system, and a probe file shows whether events really come. Events
+are hints: a watcher that dies or is deaf costs latency only, because the daemon scans anyway.
 """
 
 from __future__ import annotations
@@ -95,7 +95,7 @@ class Watcher:
         self._probe_seen = threading.Event()
 
     def start(self) -> None:
-        """Watch; falls back to polling when events don't come. A directory that can't be watched is left to the scan."""
+        """Watch; falls back to polling when events don't come. What can't be watched is left to the scan."""
         self._begin()
         if not self.polling and not self.probe():
             self.stop()

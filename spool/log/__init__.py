@@ -55,6 +55,7 @@ from wandb_spool.spool.log.rewriting import (
     override_run,
     renumber,
     rewrite,
+    set_exit_code,
     set_resume,
 )
 from wandb_spool.spool.log.rows import Row, read_row, rows
@@ -98,6 +99,7 @@ __all__ = [
     "rewrite",
     "rewrite_manifest_file",
     "rows",
+    "set_exit_code",
     "set_resume",
     "value_digest",
 ]

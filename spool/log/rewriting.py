@@ -35,6 +35,7 @@ _RUN_TEXTS = {
     "notes": 9,
 }
 _ARTIFACT_OWNER = {"run_id": 1, "project": 2, "entity": 3}
+_EXIT_CODE = 1
 _RUN_TAGS, _RUN_RESUMED, _RUN_RESUME = 10, 18, 24
 
 
@@ -169,6 +170,22 @@ def _change_owner(*, entity: str | None, project: str | None, run_id: str | None
             return record
         try:
             start, end = content(record)
+            return with_content(record, set_fields(record.payload[start:end], new))
+        except WireError:
+            return record
+
+    return apply
+
+
+def set_exit_code(exit_code: int) -> Transform:
+    """How the run ended, where the log says that it did."""
+
+    def apply(record: Record) -> Record:
+        if record.kind != RecordKind.EXIT:
+            return record
+        try:
+            start, end = content(record)
+            new = {_EXIT_CODE: integer_field(_EXIT_CODE, exit_code % (1 << 64))}
             return with_content(record, set_fields(record.payload[start:end], new))
         except WireError:
             return record

@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - rows of values are easier to compare on one line
 """What the runs of these tests log; run by the real launcher in a process of its own.
 
 `python programs.py SHAPE…` makes one run a shape, with the shape's name as its id.
@@ -46,7 +47,9 @@ def third() -> None:
 
 def rich() -> None:
     """Everything that a run may own beside its rows."""
-    run = wandb.init(project="delivery", id="rich", config={"net": {"depth": 2}, "lr": 0.1}, tags=["a"], notes="two\nlines")
+    run = wandb.init(
+        project="delivery", id="rich", config={"net": {"depth": 2}, "lr": 0.1}, tags=["a"], notes="two\nlines"
+    )
     Path("model.bin").write_bytes(os.urandom(5000))
     Path("we [ird] näme.txt").write_text("content")
     run.save("model.bin", policy="end")
@@ -82,16 +85,41 @@ def values() -> None:
     run.define_metric("quiet", summary="none")
     run.define_metric("both", summary="min,max,mean,last,first")
     for epoch in range(3):
-        run.log({"epoch": epoch, "val/acc": 0.5 - epoch / 10, "low": epoch - 1, "best": 1 - epoch, "quiet": epoch, "both": epoch})
+        run.log(
+            {
+                "epoch": epoch,
+                "val/acc": 0.5 - epoch / 10,
+                "low": epoch - 1,
+                "best": 1 - epoch,
+                "quiet": epoch,
+                "both": epoch,
+            }
+        )
     run.log({"flat": 1, "n": {"a": 1, "b": {"c": [1, 2.0, {"x": {"y": 1}}]}}, "dotted.key": 5, "slashed/key": 6})
     run.log({"nan": float("nan"), "inf": float("inf"), "ninf": float("-inf"), "list": [float("nan"), 1]})
     run.log({"text": "héllo\n\"'\u2028\x00😀", "none": None, "yes": True, "empty": {}, "ключ": [], "tuple": (1, 2)})
     run.log({"third": 1 / 3, "whole": 3.0, "tiny": 5e-324, "huge": 1e300, "p53": 2**53 - 1, "p70": 2**70, "-0": -0.0})
-    run.log({"histogram": wandb.Histogram([1, 2, 3]), "f32": numpy.float32(0.1), "i64": numpy.int64(7), "array": numpy.arange(4.0)})
+    run.log(
+        {
+            "histogram": wandb.Histogram([1, 2, 3]),
+            "f32": numpy.float32(0.1),
+            "i64": numpy.int64(7),
+            "array": numpy.arange(4.0),
+        }
+    )
     run.log({"long": "x" * 100_000, "wide": {f"k{i}": i for i in range(300)}, "large array": numpy.arange(100.0)})
-    run.log({"html": wandb.Html("<b>x</b>"), "with spaces ": 1, "a" * 300: 2, "date": __import__("datetime").datetime(2026, 1, 2)})
+    run.log(
+        {
+            "html": wandb.Html("<b>x</b>"),
+            "with spaces ": 1,
+            "a" * 300: 2,
+            "date": __import__("datetime").datetime(2026, 1, 2),
+        }
+    )
     run.summary["best so far"] = 7
-    run.summary.update({"nested": {"k": 1, "n": float("nan")}, "list": [1, 2], "none": None, "text": "ü", "numpy": numpy.float32(0.1)})
+    run.summary.update(
+        {"nested": {"k": 1, "n": float("nan")}, "list": [1, 2], "none": None, "text": "ü", "numpy": numpy.float32(0.1)}
+    )
     run.summary["flat"] = "overridden by hand"
     run.finish()
 

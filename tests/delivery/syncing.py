@@ -20,9 +20,7 @@ from wandb_spool.syncer.service import Options, PassResult, sync_once
 
 from .fragments import scrubbed
 
-QUICK = Limits(
-    backoff_first_s=0.001, backoff_cap_s=0.002, late_data_s=600.0, push_retries=1, push_retry_wait_s=0.05
-)
+QUICK = Limits(backoff_first_s=0.001, backoff_cap_s=0.002, late_data_s=600.0, push_retries=1, push_retry_wait_s=0.05)
 """Every fault ends soon, and what is deferred is due at once."""
 
 SENDING = ("file_stream", "upload", "artifact_upload", "graphql:UpsertBucket", "graphql:CreateRunFiles",
@@ -37,7 +35,7 @@ class Syncing:
     server: RehearsalServer
     home: Path
     limits: Limits = QUICK
-    destination: Destination = Destination("default")
+    destination: Destination = field(default_factory=lambda: Destination("default"))
     environ: dict[str, str] = field(default_factory=dict)
     told: list[str] = field(default_factory=list)
 
@@ -68,7 +66,12 @@ class Syncing:
         """The real command line."""
         self.write_configuration()
         return subprocess.run(
-            self.command(*words), env=self.environment(**more), cwd=self.home, capture_output=True, text=True, timeout=120
+            self.command(*words),
+            env=self.environment(**more),
+            cwd=self.home,
+            capture_output=True,
+            text=True,
+            timeout=120,
         )
 
     def start(self, *words: str, **more: str) -> subprocess.Popen[str]:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
+
 from wandb_spool.spool.queue import Spool
 from wandb_spool.syncer.rehearsal import Fault, FaultKind
 from wandb_spool.syncer.service import Options

@@ -35,6 +35,7 @@ def command(
     from wandb_spool.survey import Survey
     from wandb_spool.syncer.replaying import plain_command, replay
     from wandb_spool.syncer.service import Options, sync_once
+    from wandb_spool.syncer.stopping import Stop
     from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell
 
     opened = open_spool(spool)
@@ -59,9 +60,11 @@ def command(
     if no_sync:
         emit(f"{len(names)} put in line: {', '.join(names)}; `wandb-spool sync` sends them")
         return
-    result = sync_once(opened, settings, os.environ, Options(only=frozenset(names)), tell=tell)
+    stop = Stop()
+    stop.listen()
+    result = sync_once(opened, settings, os.environ, Options(only=frozenset(names)), tell=tell, stopping=stop)
     if json:
         emit_json(as_json(result))
     else:
         summarise(result)
-    raise typer.Exit(result.exit_code)
+    raise typer.Exit(stop.exit_code or result.exit_code)

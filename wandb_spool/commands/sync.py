@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from enum import Enum
 from typing import Annotated
 
 import typer
 
 from wandb_spool.parameters import JsonOption, SpoolOption
+
+
+class Which(str, Enum):
+    finished = "finished"
 
 
 def command(
@@ -15,6 +20,9 @@ def command(
     everything: Annotated[
         bool, typer.Option("--all", help="Also what is deferred, whatever its not-before time.")
     ] = False,
+    only_which: Annotated[
+        Which | None, typer.Option("--only", help="finished: leave runs that failed, were killed or told nothing.")
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would be sent, and where.")] = False,
     patience_s: Annotated[
         float, typer.Option("--patience", metavar="SECONDS", min=0.0, help="How long to wait for data shown late.")
@@ -29,14 +37,22 @@ def command(
     from wandb_spool.output import emit, emit_json
     from wandb_spool.survey import Survey
     from wandb_spool.syncer.service import Options, sync_once
+    from wandb_spool.syncer.stopping import Stop
     from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell
 
     opened = open_spool(spool)
     settings = configuration()
     require_wandb()
     only = frozenset(found.entry.name for found in find_runs(Survey.of(opened), runs)) if runs else None
+    if only_which is Which.finished:
+        from wandb_spool.finished import finished
+
+        done = finished(Survey.of(opened), settings.limits, everything=everything or bool(runs))
+        only = done if only is None else only & done
     options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s)
-    result = sync_once(opened, settings, os.environ, options, tell=tell)
+    stop = Stop()
+    stop.listen()
+    result = sync_once(opened, settings, os.environ, options, tell=tell, stopping=stop)
     if json:
         emit_json(as_json(result))
     elif dry_run:
@@ -45,4 +61,4 @@ def command(
         emit(f"{len(result.planned)} would be sent next; {result.waiting} wait; nothing was sent")
     else:
         summarise(result)
-    raise typer.Exit(result.exit_code)
+    raise typer.Exit(stop.exit_code or result.exit_code)
