@@ -120,7 +120,8 @@ def test_interrupted_take_is_undone(spool: Spool, state: State) -> None:
     route = {
         State.OPEN: [], State.DEFERRED: [State.INCOMING, State.ACTIVE, State.DEFERRED],
         State.UNVERIFIED: [State.INCOMING, State.ACTIVE, State.UNVERIFIED],
-        State.TRANSIT: [State.INCOMING, State.TRANSIT], State.DELIVERED: [State.INCOMING, State.ACTIVE, State.DELIVERED],
+        State.TRANSIT: [State.INCOMING, State.TRANSIT],
+        State.DELIVERED: [State.INCOMING, State.ACTIVE, State.DELIVERED],
     }.get(state, [state])  # fmt: skip
     for target in route:
         place = spool.claim(place) if target is State.ACTIVE else spool.move(place, target)

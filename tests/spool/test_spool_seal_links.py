@@ -1,4 +1,4 @@
-"""After the seal nothing in a run is a link: what it showed is kept, what can't be kept is told, nothing else leaks in."""
+"""After the seal nothing in a run is a link: what it showed is kept, what can't be is told, nothing else leaks in."""
 
 from __future__ import annotations
 
@@ -128,8 +128,13 @@ def device(target: Path) -> None:
 )
 @pytest.mark.parametrize("linked", [True, False], ids=["behind a link", "in the run"])
 def test_what_is_no_file_is_told_and_blocks_nothing(
-    fragments: Fragments, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, make: Callable[[Path], None], what: str, linked: bool
-) -> None:  # fmt: skip
+    fragments: Fragments,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    make: Callable[[Path], None],
+    what: str,
+    linked: bool,
+) -> None:
     monkeypatch.chdir(tmp_path)
     found, run, _ = unsealed(fragments)
     place = run / "files" / "odd"
