@@ -13,7 +13,7 @@ import os
 import struct
 import wave
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy
 import wandb
@@ -66,7 +66,7 @@ def log_media() -> dict[str, Any]:
     mask = {"mask_data": numpy.eye(4, dtype=numpy.uint8), "class_labels": {1: "one"}}
     run.log({"images": [wandb.Image(pixels, masks={"truth": mask}), wandb.Image(255 - pixels)]})
     run.log({"points": wandb.Object3D(numpy.arange(12.0).reshape(4, 3))})
-    run.log({"histogram": wandb.Histogram(numpy.arange(100))})
+    run.log({"histogram": wandb.Histogram(list(range(100)))})
     run.log({"table": wandb.Table(columns=["n", "text"], data=[[1, "one"], [2, "zwei"]])})
     run.log({"pictures": wandb.Table(columns=["picture"], data=[[wandb.Image(pixels)]])})
     run.log({"chart": wandb.plot.line_series([0, 1], [[1, 2]], keys=["k"], title="t")})
@@ -80,9 +80,9 @@ def log_media() -> dict[str, Any]:
         figure.add_subplot().plot([1, 2])
         run.log({"figure": wandb.Image(figure)})
     if importlib.util.find_spec("plotly"):
-        import plotly.graph_objects
+        from plotly import graph_objects  # type: ignore[import-untyped, unused-ignore]
 
-        run.log({"plotly": plotly.graph_objects.Figure(plotly.graph_objects.Bar(y=[1, 2, 3]))})
+        run.log({"plotly": graph_objects.Figure(graph_objects.Bar(y=[1, 2, 3]))})
     code = run.log_code(".", name="source", include_fn=lambda path: path.endswith("media_program.py"))
     assert code is not None
     media = Path(run.dir) / "media"
@@ -110,11 +110,12 @@ def save_files() -> dict[str, str]:
         Path(name).write_bytes(noise(700))
         return sha256(Path(name).read_bytes())
 
-    for policy in ("now", "live", "end"):
+    policies: tuple[Literal["now", "live", "end"], ...] = ("now", "live", "end")
+    for policy in policies:
         for fate in ("kept", "overwritten", "replaced", "deleted"):
             name = f"deep/er/{policy}-{fate}.bin"
             at_call = write(name)
-            run.save(name, policy=policy)  # type: ignore[arg-type]
+            run.save(name, policy=policy)
             later = at_call
             if fate == "overwritten":
                 later = write(name)

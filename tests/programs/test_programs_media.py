@@ -1,4 +1,4 @@
-"""Files are what they were: each media type and each saved file is byte-equal on the server, whatever became of the rest.
+"""Files are what they were: each media type and each saved file is byte-equal on the server.
 
 One training logs everything; then its home, its caches, its working directory and its temporary files are deleted; then
 the spool is synced. Each test asks for one kind of file.
