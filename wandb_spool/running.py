@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
 
 from wandb_spool.locate import Located, locate
 from wandb_spool.run_arguments import RunArguments
@@ -11,6 +12,7 @@ from wandb_spool.runner.launch import NO_SPOOL, LaunchRequest
 from wandb_spool.runner.launch import run as run_launch
 from wandb_spool.spool.configuration import user_state_spool
 from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.names import wrong_entity, wrong_project, wrong_run_id
 
 
 def run(arguments: RunArguments) -> int:
@@ -22,9 +24,22 @@ def run(arguments: RunArguments) -> int:
             print(f"wandb-spool: {error}; the command was not started, because of --require-spool", file=sys.stderr)
             return NO_SPOOL
         located = Located(user_state_spool(os.environ), "the default", f"WARNING: {error}")
-    if located.warning:
-        print(f"wandb-spool: {located.warning}", file=sys.stderr)
+    for line in filter(None, (located.warning, name_warning(os.environ))):
+        print(f"wandb-spool: {line}", file=sys.stderr)
     return run_launch(request_of(arguments, located), os.environ)
+
+
+def name_warning(environ: Mapping[str, str]) -> str | None:
+    """What W&B would refuse of the names in the environment: said before hours of training, not after."""
+    for check, variable in (
+        (wrong_entity, "WANDB_ENTITY"),
+        (wrong_project, "WANDB_PROJECT"),
+        (wrong_run_id, "WANDB_RUN_ID"),
+    ):
+        wrong = check(environ[variable]) if environ.get(variable) else None
+        if wrong is not None:
+            return f"WARNING: W&B will refuse {variable}: {wrong}"
+    return None
 
 
 def request_of(arguments: RunArguments, located: Located) -> LaunchRequest:

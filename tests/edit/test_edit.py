@@ -27,8 +27,8 @@ def remote(syncing: Syncing, project: str, run_id: str, entity: str = DEFAULT_EN
 def test_edit_reaches_the_server_and_the_sealed_bytes_stay(fragments: Fragments, syncing: Syncing) -> None:
     name = fragments.add("rich", "run-1")
     before = {path: path.read_bytes() for path in syncing.spool.paths.runs.rglob("*") if path.is_file()}
-    words = ["--name", "a better näme", "--project", "elsewhere", "--group", "g", "--job-type", "eval", "--notes", "why",
-             "--add-tag", "b", "--add-tag", "c", "--remove-tag", "a"]  # fmt: skip
+    words = ["--name", "a better näme", "--project", "elsewhere", "--group", "g", "--job-type", "eval"]
+    words += ["--notes", "why", "--add-tag", "b", "--add-tag", "c", "--remove-tag", "a"]
     assert syncing.run("edit", "run-1", *words).returncode == 0
     result = syncing.once()
     assert fragments.state(name) == "delivered", result.outcomes

@@ -113,12 +113,17 @@ def _refusal(chosen: list[Found], asked: Edit, *, reset: bool) -> str | None:
         )
     if State.ACTIVE in states:
         return "is being delivered right now"
-    if (asked.project or asked.entity or reset) and any(found.entry.attempts for found in chosen):
+    if (asked.project or asked.entity or reset) and any(map(_went_somewhere, chosen)):
         return (
             "was pushed before, perhaps in part, so it can't go elsewhere: `wandb-spool replay"
             f" {entry.run_id} --project … --entity …` sends it there as well"
         )
     return None
+
+
+def _went_somewhere(found: Found) -> bool:
+    """Whether some of it may have arrived. What a server refused as a whole did not."""
+    return bool(found.entry.attempts) and not (found.entry.reason or "").startswith("refused:")
 
 
 def _forget_target(survey: Survey, found: Found) -> None:
@@ -129,14 +134,14 @@ def _forget_target(survey: Survey, found: Found) -> None:
     from wandb_spool.spool.errors import LostRaceError
     from wandb_spool.spool.states import State
 
-    if found.entry.attempts or found.state in (State.OPEN, State.DISCARDED, State.VOID):
+    if _went_somewhere(found) or found.state in (State.OPEN, State.DISCARDED, State.VOID):
         return
     if found.entry.target is None and not found.entry.not_before:
         return
     try:
         owned = survey.spool.claim(found.place)
         entry = survey.spool.read(owned)
-        survey.spool.rewrite(owned, replace(entry, target=None, not_before=None))
+        survey.spool.rewrite(owned, replace(entry, target=None, not_before=None, attempts=0))
         survey.spool.release(owned, found.state)
     except LostRaceError:
         complain(f"{found.entry.name} is being delivered right now: it may go as it was")
@@ -150,5 +155,7 @@ def _shown(chosen: list[Found], edit: Edit, *, quiet: bool) -> dict[str, object]
     if not quiet:
         told = ", ".join(f"{key} {value!r}" if isinstance(value, str) else f"{key} {', '.join(value)}"
                          for key, value in changes.items())  # fmt: skip
-        emit(f"{chosen[0].entry.run_id}: {told or 'as it was logged'}")
+        aside = sorted({found.state.value for found in chosen if found.state.value in ("held", "quarantined")})
+        then = f" · it is {aside[0]}: `wandb-spool release {chosen[0].entry.run_id}` sends it" if aside else ""
+        emit(f"{chosen[0].entry.run_id}: {told or 'as it was logged'}{then}")
     return {**body, "edit": changes}
