@@ -127,7 +127,7 @@ def _went_somewhere(found: Found) -> bool:
 
 
 def _forget_target(survey: Survey, found: Found) -> None:
-    """A target that was resolved and never pushed to is resolved again, now with the edit; what it broke is forgiven."""
+    """A target to which nothing went is resolved again, now with the edit."""
     from dataclasses import replace
 
     from wandb_spool.output import complain
