@@ -49,3 +49,4 @@ class Journal:
 
     def close(self) -> None:
         os.close(self._fd)
+        self._fd = -1  # the number may soon be another file's: whoever still appends must fail

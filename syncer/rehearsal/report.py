@@ -7,7 +7,7 @@ A run's rows are what a reader of its history sees, one per step unless the serv
 * `doubled`: steps whose row stands on more than one line (the same row arrived again and was appended);
 * `conflicting`: steps that have lines with different values;
 * `moved`: rows that stand on two steps (wandb's `_timestamp` and values agree), as (step, other step);
-* `overwritten`: lines whose row gave way to another one; `rewritten`: lines sent again with the same bytes at the
+* `overwritten`: lines whose row gave way to another one; `rewritten`: lines sent again with the same content at the
   same place, which is harmless; `holes`: line numbers that were skipped.
 """
 

@@ -83,6 +83,13 @@ def test_a_row_that_gives_way_to_another_one_is_told_as_overwritten(server: Rehe
     assert run.steps == (*range(4, 10), *range(100, 104))
 
 
+def test_a_row_sent_again_with_its_keys_in_another_order_is_the_same_row(server: RehearsalServer) -> None:
+    stream(server, "r", 0, rows(0, 4))
+    stream(server, "r", 0, [dict(reversed(row.items())) for row in rows(0, 4)])
+    run = server.report().run("r")
+    assert (run.rewritten, run.overwritten) == (4, 0)
+
+
 def test_skipped_line_numbers_are_told_as_holes(server: RehearsalServer) -> None:
     stream(server, "r", 3, rows(3, 5))
     run = server.report().run("r")
