@@ -35,7 +35,7 @@ from .keeping import Keeper
 from .plan import jittered_s, next_backoff_s
 from .push import PushResult, Trouble, push
 from .server import Server
-from .standing import Chain, Evidence, Standing, examine, load_chain, look
+from .standing import Chain, Evidence, Standing, examine, load_chain, look, unread
 from .view import Content, OtherRows, View, build
 
 LOOKS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0)
@@ -221,8 +221,17 @@ class Delivery:
         if job.entry.manifest_sha256 not in (None, sealed.digest):
             raise DeliveryError(Failure.TAMPERED, "the manifest is not the one that was sealed")
         evidence = examine(spool.root, sealed, self._keeper.tick)
-        job.found = _Found(chain, index, evidence, self._ask(job, chain, index, evidence))
+        job.found = _Found(chain, index, evidence, self._first_look(job, chain, index, evidence))
         self._settle_without_push(job)
+
+    def _first_look(self, job: _Job, chain: Chain, index: int, evidence: Evidence) -> Standing:
+        """A server that can't be read back is pushed to where a person accepted that: as if nothing were there."""
+        try:
+            return self._ask(job, chain, index, evidence)
+        except DeliveryError as error:
+            if error.failure is not Failure.UNREADABLE or not self.account.destination.accept_unverified:
+                raise
+            return unread(chain, index, self.circumstances.spool.root)
 
     def _reopen(self, job: _Job) -> None:
         entry = replace(job.entry, manifest_sha256=None)

@@ -26,6 +26,8 @@ _PAGE = 200
 
 _VIEWER = "query Viewer { viewer { id entity username flags teams { edges { node { name } } } } }"
 
+_SMALL_VIEWER = "query Viewer { viewer { id entity username } }"
+
 _RUN = """
 query Run($project: String!, $entity: String!, $name: String!) {
   project(name: $project, entityName: $entity) {
@@ -43,6 +45,13 @@ query RunResumeStatus($project: String, $entity: String, $name: String!) {
   }
 }"""
 
+_SMALL_RUN = """
+query Run($project: String!, $entity: String!, $name: String!) {
+  project(name: $project, entityName: $entity) {
+    run(name: $name) { id name config summaryMetrics }
+  }
+}"""
+
 _HISTORY_PAGE = """
 query HistoryPage($entity: String!, $project: String!, $run: String!, $minStep: Int64!, $maxStep: Int64!, $pageSize: Int!) {
   project(name: $project, entityName: $entity) {
@@ -56,7 +65,6 @@ _RUN_FILES = """
 query RunFiles($project: String!, $entity: String!, $name: String!, $fileCursor: String, $fileLimit: Int = 50) {
   project(name: $project, entityName: $entity) {
     run(name: $name) {
-      fileCount
       files(after: $fileCursor, first: $fileLimit) {
         edges { node { id name sizeBytes md5 } cursor }
         pageInfo { endCursor hasNextPage }
@@ -71,7 +79,7 @@ query RunOutputArtifacts($entity: String!, $project: String!, $run: String!, $cu
     run(name: $run) {
       artifacts: outputArtifacts(after: $cursor, first: $perPage) {
         pageInfo { endCursor hasNextPage }
-        edges { node { id state digest size fileCount } }
+        edges { node { id state digest } }
       }
     }
   }
@@ -115,8 +123,6 @@ class RemoteArtifact:
 
     digest: str
     state: str
-    size_bytes: int | None
-    file_count: int | None
 
 
 class Server:
@@ -152,7 +158,7 @@ class Server:
 
     def account(self) -> Account:
         """Whose key this is; the one cheap probe. A null viewer is a key that the server does not know."""
-        viewer = self._ask("Viewer", _VIEWER, {}).get("viewer")
+        viewer = self._ask_less("Viewer", (_VIEWER, _SMALL_VIEWER), {}).get("viewer")
         if not isinstance(viewer, dict):
             raise DeliveryError(Failure.AUTH, f"{self.base_url} does not know this key")
         edges = (viewer.get("teams") or {}).get("edges") or []
@@ -161,8 +167,7 @@ class Server:
 
     def run(self, entity: str, project: str, run_id: str) -> RemoteRun | None:
         """What the server holds of a run; None when there is no such run (or project)."""
-        data = self._ask("Run", _RUN, {"entity": entity, "project": project, "name": run_id})
-        found = _run_of(data)
+        found = self._run(entity, project, run_id)
         if found is None:
             return None
         return RemoteRun(
@@ -174,6 +179,10 @@ class Server:
             summary=_json_object(found.get("summaryMetrics")),
             attributes={key: found.get(key) for key in ("displayName", "tags", "group", "jobType", "notes")},
         )
+
+    def _run(self, entity: str, project: str, run_id: str) -> dict[str, Any] | None:
+        variables = {"entity": entity, "project": project, "name": run_id}
+        return _run_of(self._ask_less("Run", (_RUN, _SMALL_RUN), variables))
 
     def history(
         self, entity: str, project: str, run_id: str, first_step: int, end_step: int, limit: int
@@ -224,17 +233,24 @@ class Server:
             variables = {"entity": entity, "project": project, "run": run_id, "cursor": cursor, "perPage": _PAGE}
             page = (_run_of(self._ask("RunOutputArtifacts", _OUTPUT_ARTIFACTS, variables)) or {}).get("artifacts") or {}
             for node in _nodes(page):
-                yield RemoteArtifact(
-                    str(node.get("digest")),
-                    str(node.get("state")),
-                    _integer(node.get("size")),
-                    _integer(node.get("fileCount")),
-                )
+                yield RemoteArtifact(str(node.get("digest")), str(node.get("state")))
             cursor = _next_cursor(page, cursor)
             if cursor is None:
                 return
 
     # -- one question and every way in which it can fail -------------------------------------------------------------
+
+    def _ask_less(self, operation: str, documents: tuple[str, str], variables: Mapping[str, Any]) -> dict[str, Any]:
+        """Ask; and ask for less a server that does not know one of the fields."""
+        try:
+            return self._ask(operation, documents[0], variables)
+        except DeliveryError as error:
+            if error.failure is not Failure.UNREADABLE:
+                raise
+            try:
+                return self._ask(operation, documents[1], variables)
+            except DeliveryError:
+                raise error from None
 
     def _ask(self, operation: str, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
         body = {"operationName": operation, "query": document, "variables": dict(variables)}
@@ -264,6 +280,9 @@ class Server:
                 json=body,
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 allow_redirects=False,
+                # Said here, because requests lets REQUESTS_CA_BUNDLE and HTTPS_PROXY outrank what a session says.
+                verify=self._session.verify,
+                proxies=dict(self._session.proxies),
             )
 
         try:

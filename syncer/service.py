@@ -30,7 +30,7 @@ from wandb_spool.spool.version import VERSION
 from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_entry
 from .destinations import CLOUD, Route, api_key, route
 from .failures import DeliveryError, Failure
-from .plan import Known, Waiting, candidates, first_of_run, run_order
+from .plan import BLOCKING, Known, Waiting, candidates, first_of_run, run_order
 from .server import Server
 
 BATCH_RUNS = 32
@@ -370,7 +370,8 @@ def _siblings(
 
 def _counts(sibling: Known) -> bool:
     """Whether a fragment takes part in its run: not when it is still being written, void, or was skipped."""
-    return sibling.state not in (State.OPEN, State.VOID) and not sibling.entry.extra.get("skipped")
+    skipped = sibling.state in BLOCKING and sibling.entry.extra.get("skipped")
+    return sibling.state not in (State.OPEN, State.VOID) and not skipped
 
 
 def _open(found: Route, environ: Mapping[str, str]) -> Account | DeliveryError:

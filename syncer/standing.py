@@ -256,6 +256,12 @@ def look(
     )
 
 
+def unread(chain: Chain, index: int, root: Path) -> Standing:
+    """How a fragment stands on a server of which nothing is known."""
+    where = ("", "", "")
+    return Standing(None, "rows", _compare(None, where, chain, root), index)
+
+
 def _superseded_files(chain: Chain, index: int) -> set[str]:
     """Names of the files that later fragments, which are on the server, have too."""
     names: set[str] = set()
@@ -385,7 +391,9 @@ _REMOTE_NAMES = {"display_name": "displayName", "job_type": "jobType"}
 
 
 def _missing_attributes(run: RemoteRun, evidence: Evidence) -> Iterator[str]:
-    """What a person changed of the run and the server doesn't show."""
+    """What a person changed of the run and the server doesn't show. A server that tells no name proves nothing."""
+    if run.display_name is None:
+        return
     for name, wanted in evidence.edit.attributes(evidence.facts.tags).items():
         held = run.attributes.get(_REMOTE_NAMES.get(name, name))
         same = set(held or ()) == set(wanted) if name == "tags" else (held or "") == wanted
