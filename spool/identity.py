@@ -36,6 +36,7 @@ class Identity:
     slurm_job_id: str | None = None
     slurm_restart_count: int | None = None
     uid: int | None = None
+    slurm_cluster: str | None = None
 
     def as_json(self) -> dict[str, Any]:
         return asdict(self)
@@ -55,6 +56,7 @@ class Identity:
                 slurm_job_id=None if value.get("slurm_job_id") is None else str(value["slurm_job_id"]),
                 slurm_restart_count=_optional_int(value.get("slurm_restart_count")),
                 uid=_optional_int(value.get("uid")),
+                slurm_cluster=None if value.get("slurm_cluster") is None else str(value["slurm_cluster"]),
             )
         except (KeyError, TypeError, ValueError, OverflowError):
             return None
@@ -113,6 +115,7 @@ def current(environ: Mapping[str, str] | None = None) -> Identity:
         slurm_job_id=job,
         slurm_restart_count=_optional_int(env.get("SLURM_RESTART_COUNT")),
         uid=os.getuid(),
+        slurm_cluster=env.get("SLURM_CLUSTER_NAME"),
     )
 
 
@@ -124,7 +127,10 @@ def life(identity: Identity) -> Life:
         return Life.DEAD
     if identity.pid_ns != pid_namespace():
         return Life.UNKNOWN
-    return Life.ALIVE if start_ticks(identity.pid) == identity.start_ticks else Life.DEAD
+    ticks = start_ticks(identity.pid)
+    if ticks is None and identity.uid not in (None, os.getuid()) and start_ticks(1) is None:
+        return Life.UNKNOWN  # this /proc hides the processes of others (hidepid)
+    return Life.ALIVE if ticks == identity.start_ticks else Life.DEAD
 
 
 def holders(path: Path) -> list[int]:

@@ -1,6 +1,7 @@
 """What this host saw of other hosts' signs of life, kept between one-shot passes on this host's own disk.
 
-A cache: losing it costs one more staleness period, never a wrong verdict. Times are this host's own clock.
+A cache: losing it costs one more staleness period, never a wrong verdict. Times are this host's monotonic clock, so
+they mean nothing after the next boot.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from pathlib import Path
 
 import platformdirs
 
+from .identity import boot_id
 from .queue import Spool
 
 
@@ -24,8 +26,10 @@ def load_observations(spool: Spool) -> dict[str, tuple[int, float]]:
     """Name → (sequence number, time first seen). Empty when there is no cache or it is damaged."""
     try:
         body = json.loads(_path(spool).read_bytes())
-        return {str(name): (int(sequence), float(seen_s)) for name, (sequence, seen_s) in body.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
+        if body["boot_id"] != boot_id():
+            return {}
+        return {str(name): (int(sequence), float(seen_s)) for name, (sequence, seen_s) in body["seen"].items()}
+    except (OSError, ValueError, TypeError, AttributeError, KeyError):
         return {}
 
 
@@ -37,7 +41,7 @@ def save_observations(spool: Spool, seen: Mapping[str, tuple[int, float]]) -> No
             return
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_suffix(f".{os.getpid()}")
-        temporary.write_text(json.dumps(dict(seen)))
+        temporary.write_text(json.dumps({"boot_id": boot_id(), "seen": dict(seen)}))
         temporary.replace(path)
     except OSError:
         pass

@@ -1,7 +1,8 @@
 """Find the fragments that a dead trainer, launcher or node left open, and seal them.
 
-A writer that lives is never sealed: on its own host, boot and pid namespace that is exact; elsewhere only a sequence
-number that stood still twice on the observer's own clock counts, and the seal is then *provisional* (docs/format.md).
+A writer that lives is never sealed: on its own host, boot and pid namespace that is exact; elsewhere the state of its
+Slurm job counts, where Slurm answers, and otherwise a sequence number that stood still twice on the observer's own
+clock. A seal that rests on either is *provisional*: it is undone when the log grows (docs/format.md).
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from .layout import log_path, target_key
 from .leases import holder_of
 from .queue import Place, Spool
 from .seal import reopen, seal_fragment, unsealed_growth, wait_for_writers, writer_here
+from .slurm import Fate, Slurm
 from .states import State
 
 STALE_AFTER_S = 60.0
@@ -35,7 +37,10 @@ class Recovered:
 
 
 class Observations:
-    """When this observer first saw which sequence number, on its own clock. Kept by the caller between calls."""
+    """When this observer first saw which sequence number, on its own clock. Kept by the caller between calls.
+
+    The clock is monotonic: setting the time of day must not make a writer look stale.
+    """
 
     def __init__(self, seen: dict[str, tuple[int, float]] | None = None) -> None:
         self.seen = {} if seen is None else seen
@@ -52,20 +57,23 @@ def recover(
     spool: Spool,
     observations: Observations,
     *,
-    now_s: Callable[[], float] = time.time,
+    now_s: Callable[[], float] = time.monotonic,
     stale_after_s: float = STALE_AFTER_S,
     writers_timeout_s: float = 2.0,
+    slurm: Slurm | None = None,
 ) -> list[Recovered]:
     """Seal what the dead left; adopt run directories of launches whose entries were never written.
 
     Returns a line for every open fragment, also for those that are left alone and why.
     """
+    slurm = Slurm() if slurm is None else slurm
     orphans(spool)
     told: list[Recovered] = []
     for place in sorted(spool.places(State.OPEN), key=lambda place: place.name):
         try:
             entry = spool.read(place)
-            told.append(_recover_one(spool, place, entry, observations, now_s(), stale_after_s, writers_timeout_s))
+            verdict = judge(spool, entry, observations, now_s(), stale_after_s=stale_after_s, slurm=slurm)
+            told.append(_recover_one(spool, place, entry, verdict, writers_timeout_s))
         except FileNotFoundError:
             continue  # somebody moved it meanwhile
         except SpoolError as error:
@@ -73,44 +81,68 @@ def recover(
     return told
 
 
-def _recover_one(
-    spool: Spool,
-    place: Place,
-    entry: Entry,
-    observations: Observations,
-    now_s: float,
-    stale_after_s: float,
-    writers_timeout_s: float,
-) -> Recovered:
-    fate, provisional = judge(spool, entry, observations, now_s, stale_after_s=stale_after_s)
-    if fate is not None:
-        return Recovered(place.name, State.OPEN, fate)
+@dataclass(frozen=True)
+class Verdict:
+    """Whether the writer of a fragment is gone."""
+
+    lives: bool
+    why: str
+    certain: bool = True
+    """Only then the seal is final."""
+
+
+def _recover_one(spool: Spool, place: Place, entry: Entry, verdict: Verdict, writers_timeout_s: float) -> Recovered:
+    if verdict.lives:
+        return Recovered(place.name, State.OPEN, verdict.why)
     log = log_path(entry.run_directory(spool.root))
     if log is not None and not wait_for_writers(log, writers_timeout_s):
         return Recovered(place.name, State.OPEN, "a process of this host still holds the log open")
-    moved = seal_fragment(spool, place, provisional=provisional, follow_links=writer_here(entry))
-    return Recovered(place.name, moved.state, "sealed" + (" provisionally" if provisional else ""))
+    moved = seal_fragment(spool, place, provisional=not verdict.certain, follow_links=writer_here(entry))
+    sealed = "sealed" if verdict.certain else "sealed provisionally"
+    return Recovered(place.name, moved.state, f"{sealed}: {verdict.why}")
 
 
 def judge(
-    spool: Spool, entry: Entry, observations: Observations, now_s: float, *, stale_after_s: float
-) -> tuple[str | None, bool]:
-    """Why a fragment must be left open (None: its writer is gone), and whether that is only provisional."""
+    spool: Spool,
+    entry: Entry,
+    observations: Observations,
+    now_s: float,
+    *,
+    stale_after_s: float = STALE_AFTER_S,
+    slurm: Slurm | None = None,
+) -> Verdict:
+    """Whether the writer of an open fragment is gone. Without `slurm` nobody is asked."""
     launch = Launch.at(spool, entry.launch_directory(spool.root))
     sign = alive.read(entry.run_directory(spool.root))
     launcher = launch.owner()
     if launcher is not None and launcher != entry.writer and life(launcher) is Life.ALIVE:
-        return "its launcher lives and will seal it", False
+        return Verdict(True, "its launcher lives and will seal it")
     writer = entry.writer or launcher
     known = Life.UNKNOWN if writer is None else life(writer)
     if known is Life.ALIVE and not (sign is not None and sign.phase in ("finished", "failed", "continued")):
-        return "its writer lives", False
-    if known is not Life.UNKNOWN:  # dead, or alive and done with this fragment
-        return None, False
-    sequence = -1 if sign is None else sign.sequence
+        return Verdict(True, "its writer lives")
+    if known is Life.ALIVE:
+        return Verdict(False, "its run is finished")
+    if known is Life.DEAD:
+        return Verdict(False, "its writer is dead")
+    word = Fate.UNKNOWN if slurm is None else slurm.fate(writer)
+    if word is Fate.RUNS:
+        return Verdict(True, "its Slurm job runs")
+    if word is Fate.OVER:
+        return Verdict(False, "its Slurm job is over", certain=False)
+    sequence = _log_size(entry.run_directory(spool.root)) if sign is None else sign.sequence
     if observations.stood_still(entry.name, sequence, now_s, stale_after_s=stale_after_s):
-        return None, True
-    return "its writer is on another host or out of sight; it is watched", False
+        return Verdict(False, f"its writer gave no sign of life for {stale_after_s:.0f} s", certain=False)
+    return Verdict(True, "its writer is on another host or out of sight; it is watched")
+
+
+def _log_size(run_directory: Path) -> int:
+    """Without a hook nothing but the log shows life."""
+    log = log_path(run_directory)
+    try:
+        return -1 if log is None else log.stat().st_size
+    except OSError:
+        return -1
 
 
 def reopen_grown(spool: Spool) -> list[Place]:
@@ -131,7 +163,7 @@ def put_back_abandoned(
     spool: Spool,
     observations: Observations,
     *,
-    now_s: Callable[[], float] = time.time,
+    now_s: Callable[[], float] = time.monotonic,
     stale_after_s: float = 2 * STALE_AFTER_S,
 ) -> list[Place]:
     """Return active entries whose owner is gone: dead on this host, or its entry and lease stood still for too long."""
@@ -167,7 +199,9 @@ def _owner_lives(spool: Spool, place: Place, observations: Observations, now_s: 
 def orphans(spool: Spool) -> list[Place]:
     """Make open entries for run directories that have none: the launcher died before it could write them."""
     known = set(spool.scan())
-    found = [(launch, directory) for launch, directory in _run_directories(spool) if _name(launch, directory) not in known]
+    found = [
+        (launch, directory) for launch, directory in _run_directories(spool) if _name(launch, directory) not in known
+    ]
     if found:
         known |= set(spool.scan())  # one that moved while the directories were listed was seen in none of them
     return [

@@ -45,11 +45,13 @@ def _recover(spool: Spool) -> list[Recovered]:
     """What this host saw earlier counts, so that two calls a minute apart decide what one call can't."""
     from wandb_spool.output import emit
     from wandb_spool.spool.observations import load_observations, save_observations
-    from wandb_spool.spool.recover import Observations, put_back_abandoned, recover
+    from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
 
     observations = Observations(load_observations(spool))
     for place in put_back_abandoned(spool, observations):
         emit(f"{place.name}: {place.state}: its syncer is gone")
+    for place in reopen_grown(spool):
+        emit(f"{place.name}: {place.state}: its log grew after it was sealed")
     told = recover(spool, observations)
     save_observations(spool, observations.seen)
     return told

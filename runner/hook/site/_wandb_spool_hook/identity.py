@@ -58,4 +58,5 @@ def writer() -> Dict[str, Any]:
         "slurm_job_id": _slurm_job_id(),
         "slurm_restart_count": _restart_count(),
         "uid": os.getuid(),
+        "slurm_cluster": os.environ.get("SLURM_CLUSTER_NAME"),
     }
