@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -125,7 +126,14 @@ def test_media_files_and_artifacts_of_the_last_second_are_carried_over(program: 
     assert not [path for path in second.path.joinpath("files").rglob("*") if path.is_symlink()]
 
 
-@pytest.mark.parametrize("fate", ["goes on", "stays stopped", "ends without finish"])
+NEEDS_THREADS_AT_EXIT = pytest.mark.skipif(
+    sys.version_info[:2] == (3, 12), reason="Python 3.12 starts no thread while it ends; the loss is counted and told"
+)
+
+
+@pytest.mark.parametrize(
+    "fate", ["goes on", "stays stopped", pytest.param("ends without finish", marks=NEEDS_THREADS_AT_EXIT)]
+)
 def test_a_stopped_wandb_core_does_not_block_training(program: Program, fate: str) -> None:
     ended = program.run(
         f"""
@@ -246,7 +254,7 @@ def fill():
                     filler.write(bytes(size))
             except OSError:
                 pass
-for i in range(900):
+for i in range(750):
     run.log({"a": i, "pad": "x" * 1000})
     time.sleep(0.01)
     if i == 100:
@@ -258,8 +266,8 @@ print("trained", flush=True)
 
 
 def test_when_the_disk_has_room_again_logging_resumes_and_nothing_is_lost(small: Program) -> None:
-    ended = small.run(FULL.replace("FREED", "700"))
-    fragments = assert_nothing_lost(small, ended, list(range(900)))
+    ended = small.run(FULL.replace("FREED", "680"))
+    fragments = assert_nothing_lost(small, ended, list(range(750)))
     assert len(fragments) == 2
     assert sum("No space left" in line for line in ended.notices) == 2  # it began; it is over
     assert "Traceback" not in ended.err
@@ -270,8 +278,8 @@ def test_a_disk_that_stays_full_is_told_at_the_end_with_a_count(small: Program) 
     assert ended.exit_code == 0 and "trained" in ended.out, ended.err
     fragment = small.fragment()
     kept = len(list(fragment.rows))
-    assert fragment.alive.rows == 900 and fragment.alive.phase == "failed" and 90 <= kept < 900
-    assert any(f"ends without {900 - kept} of its rows" in line for line in ended.notices)
+    assert fragment.alive.rows == 750 and fragment.alive.phase == "failed" and 90 <= kept < 750
+    assert any(f"ends without {750 - kept} of its rows" in line for line in ended.notices)
     assert "Traceback" not in ended.err
 
 
@@ -295,7 +303,7 @@ def test_a_hook_that_finds_its_fragment_sealed_starts_a_new_one(program: Program
         """
         import wandb
         run = wandb.init(project="p")
-        for i in range(200):
+        for i in range(90):
             run.log({"a": i})
             if i == 50:
                 time.sleep(1.5)
@@ -304,5 +312,5 @@ def test_a_hook_that_finds_its_fragment_sealed_starts_a_new_one(program: Program
         print("trained")
         """
     )
-    fragments = assert_nothing_lost(program, ended, list(range(200)))
+    fragments = assert_nothing_lost(program, ended, list(range(90)))
     assert len(fragments) == 2

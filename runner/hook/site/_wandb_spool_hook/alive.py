@@ -65,8 +65,12 @@ class Heart:
             self._listeners, self._thread, self._pid = [], None, os.getpid()
         self._listeners.append(beat)
         if self._thread is None:
-            self._thread = threading.Thread(target=self._run, name="wandb-spool-alive", daemon=True)
-            self._thread.start()
+            thread = threading.Thread(target=self._run, name="wandb-spool-alive", daemon=True)
+            try:
+                thread.start()
+            except RuntimeError:
+                return  # the interpreter ends; what beats now needs nobody's attention any more
+            self._thread = thread
 
     def remove(self, beat: Callable[[], None]) -> None:
         if beat in self._listeners:
