@@ -118,7 +118,7 @@ def test_key_file_that_others_may_read_is_refused(
     path = person.key_file("key", ada.key, 0o644)
     person.configure(f'[destination.default]\nbase_url = "{cloud.base_url}"\nkey_file = "{path}"\n')
     name = fragments.add("tiny", "run-7")
-    told = person.sync(code=75)
+    told = person.sync(code=3)
     assert f"others may read {path}: `chmod 600 {path}`" in told
     assert fragments.state(name) == "deferred"
     path.chmod(0o600)
@@ -132,7 +132,7 @@ def test_no_key_or_a_wrong_one_pauses_the_destination_and_is_not_shown(
 ) -> None:
     name = fragments.add("tiny", "run-8")
     environ = {"WANDB_API_KEY": key} if key else {}
-    told = person.sync(code=75, WANDB_BASE_URL=cloud.base_url, **environ)
+    told = person.sync(code=3, WANDB_BASE_URL=cloud.base_url, **environ)
     assert "key" in told and fragments.state(name) == "deferred"
     assert fragments.entry(name).attempts == 0
     if key:
@@ -144,7 +144,7 @@ def test_destination_that_nobody_configured_is_one_clear_reason(
 ) -> None:
     person.configure('[destination.default]\nbase_url = "http://127.0.0.1:9"\n')
     name = fragments.add("tiny", "run-9", base_url=cloud.base_url)
-    told = person.sync(code=75)
+    told = person.sync(code=3)
     assert f"no API key for {cloud.base_url}" in told
     assert fragments.state(name) == "deferred"
 
