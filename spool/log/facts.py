@@ -17,7 +17,7 @@ from typing import BinaryIO, TypeVar
 
 from wandb_spool.spool.log.artifacts import read_artifact
 from wandb_spool.spool.log.framing import Damage, Ending, EndingKind, LogReader, NumGap
-from wandb_spool.spool.log.items import parse_json, split_item
+from wandb_spool.spool.log.items import key_path, parse_json, plain_items, split_item
 from wandb_spool.spool.log.record import Record, RecordKind, content
 from wandb_spool.spool.log.rows import read_step_of
 from wandb_spool.spool.log.wire import Field, WireError, fields, integer, messages, require_message, text
@@ -28,6 +28,8 @@ _MAX_LISTED = 100_000
 _MAX_LISTED_BYTES = 32 * 1024 * 1024
 _MAX_TEXT = 64 * 1024
 _MAX_DEPTH = 64
+_MAX_PENDING_BYTES = 8 * 1024 * 1024
+_MAX_PENDING_KEYS = 10_000
 
 
 _UNKNOWN_KIND = -1
@@ -144,12 +146,16 @@ class LogFacts:
         return self.ending.kind is EndingKind.FINISHED
 
 
-def facts(source: Path | str | BinaryIO, *, salvage: bool = False) -> LogFacts:
-    """Read a log once and say what is in it."""
+def facts(
+    source: Path | str | BinaryIO, *, salvage: bool = False, on_record: Callable[[Record], None] | None = None
+) -> LogFacts:
+    """Read a log once and say what is in it. `on_record` is given every record, for who needs more of the same pass."""
     seen = _Seen()
     with LogReader(source, salvage=salvage) as reader:
         for record in reader:
             seen.take(record)
+            if on_record is not None:
+                on_record(record)
         return seen.conclude(reader)
 
 
@@ -161,18 +167,61 @@ class _Tree:
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, ...], bytes | None] = {}
+        # A program sets the same keys in every row: what matters is the last value of each, applied now and then.
+        self._pending: dict[bytes, bytes] = {}
+        self._pending_bytes = 0
+        self._paths: dict[bytes, tuple[str, ...]] = {}
+        self._ambiguous = False
         self._bytes = 0
         self.clipped = False
 
     def take(self, buf: bytes, start: int, end: int) -> None:
         """Apply a message with `update = 1` and `remove = 2`."""
+        plain, stop = plain_items(buf, start, end)
+        if stop == end and not self._ambiguous:
+            self._pending.update(plain)
+            self._pending_bytes += end - start
+            if len(self._pending) != len(self._paths):
+                self._admit()
+            if self._pending_bytes > _MAX_PENDING_BYTES:
+                self.apply()
+            return
+        self.apply()
         for number in (1, 2):
             ends = iter(messages(buf, start, end, number))
             for item_start in ends:
                 path, json_text, _ = split_item(buf, item_start, next(ends))
                 self._set(_bounded(path), (json_text or b"") if number == 1 else None)
 
+    def _admit(self) -> None:
+        """Read the keys that are new in `pending`. Where one is a part of another, the order of changes matters."""
+        known = set(self._paths.values())
+        for key in self._pending.keys() - self._paths.keys():
+            path = _bounded(key_path(key))
+            self._paths[key] = path
+            known.add(path)
+        inner = {path[:length] for path in known for length in range(1, len(path))}
+        self._ambiguous = not inner.isdisjoint(known) or len(known) > _MAX_PENDING_KEYS
+        if self._ambiguous:
+            self.apply()
+
+    def apply(self) -> None:
+        """Take what is pending into the tree."""
+        for key, value in self._pending.items():
+            self._set(self._paths[key], value)
+        self._pending.clear()
+        self._paths.clear()
+        self._pending_bytes = 0
+
     def _set(self, path: tuple[str, ...], value: bytes | None) -> None:
+        if value is not None and path in self._texts:  # the common case: another value, of about the same size
+            old = self._texts.pop(path)
+            size = len(value) - len(old or b"")
+            if self._bytes + size <= _MAX_TREE_BYTES:
+                self._texts[path] = value
+                self._bytes += size
+                return
+            self._texts[path] = old
         names = sum(map(len, path))
         if path in self._texts:
             self._bytes -= names + len(self._texts.pop(path) or b"")
@@ -184,6 +233,7 @@ class _Tree:
             self._bytes += size
 
     def tree(self) -> dict[str, object]:
+        self.apply()
         root: dict[str, object] = {}
         for path, value in self._texts.items():
             node = root
@@ -370,6 +420,7 @@ class _Seen:
 
     def conclude(self, reader: LogReader) -> LogFacts:
         for name, tree in (("config", self.config), ("summary", self.summary)):
+            tree.apply()
             if tree.clipped:
                 self.clipped.add(name)
         texts = {name: self.run.get(number, "") for number, name in _RUN_TEXTS.items()}

@@ -1,0 +1,377 @@
+"""Rows of JSON texts as typed columns, a bounded batch at a time; written as JSON lines or as Parquet.
+
+Types (docs/howto/export.md): a column whose values are all true or false is boolean, all whole numbers int64, all
+numbers float64, all texts string; anything else, lists, objects and mixtures, is the JSON text of each value. A whole
+number that a float64 can't hold exactly keeps its column from becoming float64: it is JSON then. Absent and null are
+null. Parquet needs one type a column for the whole file, so batches wait in a scratch file beside it until the last row
+is known; memory holds one batch.
+
+Fails with `OSError`, and `UsageError` where pyarrow is missing.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from enum import Enum
+from pathlib import Path
+from typing import Any, Protocol
+
+from .errors import UsageError
+from .log.items import parse_json
+from .run_reader import TYPE_KEY, Keys, unnested
+
+BATCH_ROWS = 16_384
+BATCH_BYTES = 32 << 20
+
+_EXACT = 2**53
+_INT64 = 2**63
+
+
+class ColumnKind(Enum):
+    """The type of a column; the value is its name in the file's metadata."""
+
+    NULL = "null"
+    BOOLEAN = "boolean"
+    INTEGER = "int64"
+    WIDE_INTEGER = "int64, some beyond 2**53"
+    NUMBER = "float64"
+    TEXT = "string"
+    JSON = "json"
+
+
+_K = ColumnKind
+
+
+def join(a: ColumnKind, b: ColumnKind) -> ColumnKind:
+    """The kind that holds the values of both."""
+    if a is b or b is _K.NULL:
+        return a
+    if a is _K.NULL:
+        return b
+    both = {a, b}
+    if both == {_K.INTEGER, _K.WIDE_INTEGER}:
+        return _K.WIDE_INTEGER
+    if both == {_K.INTEGER, _K.NUMBER}:
+        return _K.NUMBER
+    return _K.JSON
+
+
+def kind_of(values: Sequence[object]) -> ColumnKind:
+    """The kind of a column with these values."""
+    types = set(map(type, values)) - {type(None)}
+    if not types:
+        return _K.NULL
+    if types == {bool}:
+        return _K.BOOLEAN
+    if types == {str}:
+        return _K.TEXT
+    if types == {float}:
+        return _K.NUMBER
+    if types <= {int, float}:
+        largest = max(abs(value) for value in values if type(value) is int)
+        if largest <= _EXACT:
+            return _K.INTEGER if types == {int} else _K.NUMBER
+        if types == {int} and largest < _INT64:
+            return _K.WIDE_INTEGER
+    return _K.JSON
+
+
+def plain(value: object) -> object:
+    """A value that every reader of JSON takes: NaN and the infinities as texts."""
+    if isinstance(value, float):
+        if value != value:
+            return "NaN"
+        if value in (float("inf"), float("-inf")):
+            return "Infinity" if value > 0 else "-Infinity"
+        return value
+    if isinstance(value, Mapping):
+        return {key: plain(each) for key, each in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(each) for each in value]
+    return value
+
+
+def encode(value: object) -> str:
+    """JSON on one line; never fails for what a log can hold."""
+    try:
+        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+    except ValueError:
+        return json.dumps(plain(value), ensure_ascii=False)
+
+
+class Column:
+    """The values of one key in a batch, and the rows in which they stand."""
+
+    __slots__ = ("rows", "values")
+
+    def __init__(self, rows: list[int], values: list[Any]) -> None:
+        self.rows = rows
+        self.values = values
+
+    def dense(self, count: int) -> list[Any]:
+        if len(self.rows) == count:
+            return self.values
+        full: list[Any] = [None] * count
+        for row, value in zip(self.rows, self.values, strict=True):
+            full[row] = value
+        return full
+
+
+class Batch:
+    """Rows on their way to a file: leading values as they are, the others still as JSON texts by their encoded key."""
+
+    def __init__(self, keys: Keys, leading: int) -> None:
+        self._keys = keys
+        self.count = 0
+        self.size_bytes = 0
+        self.leading: list[list[Any]] = [[] for _ in range(leading)]
+        self._texts: dict[bytes, tuple[list[int], list[bytes]]] = {}
+
+    def add(self, leading: tuple[Any, ...], pairs: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
+        row = self.count
+        for values, value in zip(self.leading, leading, strict=True):
+            values.append(value)
+        texts = self._texts
+        for key, text in pairs:
+            try:
+                rows, values = texts[key]
+            except KeyError:
+                rows, values = texts[key] = ([], [])
+            rows.append(row)
+            values.append(text)
+        self.count = row + 1
+        self.size_bytes += size_bytes
+
+    @property
+    def full(self) -> bool:
+        return self.count >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
+
+    def columns(self) -> dict[str, Column]:
+        """The decoded columns by name, sorted; objects that have a `_type` are one value."""
+        decoded = {key: Column(rows, _decoded(texts)) for key, (rows, texts) in self._texts.items()}
+        cells: dict[str, dict[int, object]] = {}
+        self._gather_objects(decoded, cells)
+        named: dict[str, Column] = {}
+        for key, column in decoded.items():
+            name = self._keys.name(key)
+            if dict in map(type, column.values):
+                _spread(name, column, cells)
+            elif name in named or name in cells:
+                cells.setdefault(name, {}).update(zip(column.rows, column.values, strict=True))
+            else:
+                named[name] = column
+        for name, by_row in cells.items():
+            if name in named:
+                by_row = {**dict(zip(named[name].rows, named[name].values, strict=True)), **by_row}
+            rows = sorted(by_row)
+            named[name] = Column(rows, [by_row[row] for row in rows])
+        return {name: named[name] for name in sorted(named) if named[name].rows}
+
+    def _gather_objects(self, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
+        """Take the parts of media, tables and histograms out of `decoded` and put them together, row by row."""
+        roots = {path[:-1] for path in map(self._keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
+        for root in sorted(roots, key=len):
+            below = {key: path for key in decoded if (path := self._keys.path(key))[: len(root)] == root != path}
+            marked: set[int] = set()
+            for key, path in below.items():
+                if path == (*root, TYPE_KEY):
+                    marked.update(decoded[key].rows)
+            objects: dict[int, dict[str, object]] = {}
+            for key, path in below.items():
+                column, name = decoded[key], ".".join(path[len(root) :])
+                rest = Column([], [])
+                for row, value in zip(column.rows, column.values, strict=True):
+                    if row in marked:
+                        objects.setdefault(row, {})[name] = value
+                    else:
+                        rest.rows.append(row)
+                        rest.values.append(value)
+                decoded[key] = rest
+            cells.setdefault(".".join(root), {}).update(objects)
+
+
+def _decoded(texts: list[bytes]) -> list[Any]:
+    """The values of JSON texts; one call for all of them where they are what they should be."""
+    try:
+        values = json.loads(b"[" + b",".join(texts) + b"]")
+        if len(values) == len(texts):
+            return list(values)
+    except (ValueError, RecursionError):
+        pass
+    return [parse_json(text) for text in texts]
+
+
+def _spread(name: str, column: Column, cells: dict[str, dict[int, object]]) -> None:
+    """Objects as members of their own, unless they have a `_type`."""
+    for row, value in zip(column.rows, column.values, strict=True):
+        members = unnested(name, value) if isinstance(value, dict) else ((name, value),)
+        for member, each in members:
+            cells.setdefault(member, {})[row] = each
+
+
+# -- files -----------------------------------------------------------------------------------------------------------
+
+
+class TableWriter(Protocol):
+    """Takes batches and makes a file of them."""
+
+    suffix: str
+
+    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Table:
+    """A file of rows with some leading columns: `add` rows, then `close`."""
+
+    def __init__(self, writer: TableWriter, leading: int) -> None:
+        self._writer = writer
+        self._leading = leading
+        self._keys = Keys()
+        self._batch = Batch(self._keys, leading)
+        self.rows = 0
+
+    def add(self, leading: tuple[Any, ...], pairs: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
+        self._batch.add(leading, pairs, size_bytes)
+        self.rows += 1
+        if self._batch.full:
+            self._flush()
+
+    def close(self) -> None:
+        self._flush()
+        self._writer.close()
+
+    def _flush(self) -> None:
+        if self._batch.count:
+            self._writer.write(self._batch.leading, self._batch.columns(), self._batch.count)
+        self._batch = Batch(self._keys, self._leading)
+
+
+class JsonLines:
+    """One object a line. NaN and the infinities are texts; an absent value has no key."""
+
+    suffix = ".jsonl"
+
+    def __init__(self, path: Path, leading: Mapping[str, ColumnKind]) -> None:
+        self._names = tuple(leading)
+        self._stream = path.open("w", encoding="utf-8", errors="replace")
+
+    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None:
+        rows: list[dict[str, Any]] = [
+            dict(zip(self._names, values, strict=True)) for values in zip(*leading, strict=True)
+        ]
+        for name, column in columns.items():
+            for row, value in zip(column.rows, column.values, strict=True):
+                rows[row][name] = value
+        self._stream.writelines(encode(row) + "\n" for row in rows)
+
+    def close(self) -> None:
+        self._stream.close()
+
+
+class Parquet:
+    """A Parquet file, compressed with zstd, a row group a batch."""
+
+    suffix = ".parquet"
+
+    def __init__(self, path: Path, leading: Mapping[str, ColumnKind]) -> None:
+        self._arrow = require_pyarrow()
+        self._path = path
+        self._scratch = path.with_name(f".{path.name}.batches")
+        self._sink = self._arrow.OSFile(str(self._scratch), "wb")
+        self._leading = dict(leading)
+        self._kinds: dict[str, ColumnKind] = {}
+        self._batches: list[tuple[int, dict[str, ColumnKind]]] = []
+
+    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None:
+        arrow = self._arrow
+        arrays = [self._array(values, kind) for values, kind in zip(leading, self._leading.values(), strict=True)]
+        kinds: dict[str, ColumnKind] = {}
+        for name, column in columns.items():
+            if name in self._leading:
+                continue
+            kinds[name] = kind_of(column.values)
+            self._kinds[name] = join(self._kinds.get(name, _K.NULL), kinds[name])
+            arrays.append(self._array(column.dense(count), kinds[name]))
+        names = [*self._leading, *kinds]
+        batch = arrow.record_batch(arrays, names=names)
+        self._batches.append((self._sink.tell(), kinds))
+        with arrow.ipc.new_stream(self._sink, batch.schema) as stream:
+            stream.write_batch(batch)
+
+    def close(self) -> None:
+        from pyarrow import parquet
+
+        self._sink.close()
+        try:
+            with parquet.ParquetWriter(str(self._path), self._schema(), compression="zstd") as writer:
+                for batch in self._read():
+                    writer.write_batch(batch)
+        finally:
+            os.unlink(self._scratch)
+
+    def _schema(self) -> Any:
+        kinds = {**self._leading, **dict(sorted(self._kinds.items()))}
+        return self._arrow.schema(
+            [
+                self._arrow.field(name, self._type(kind), metadata={"wandb_spool.kind": kind.value})
+                for name, kind in kinds.items()
+            ]
+        )
+
+    def _read(self) -> Iterator[Any]:
+        schema = self._schema()
+        with self._arrow.memory_map(str(self._scratch)) as source:
+            for offset, kinds in self._batches:
+                source.seek(offset)
+                with self._arrow.ipc.open_stream(source) as stream:
+                    batch = stream.read_next_batch()
+                arrays = [batch.column(index) for index in range(len(self._leading))]
+                for name in sorted(self._kinds):
+                    arrays.append(self._cast(batch, name, kinds.get(name, _K.NULL)))
+                yield self._arrow.record_batch(arrays, schema=schema)
+
+    def _cast(self, batch: Any, name: str, kind: ColumnKind) -> Any:
+        wanted = self._kinds[name]
+        if kind is _K.NULL:
+            return self._arrow.nulls(batch.num_rows, self._type(wanted))
+        array = batch.column(batch.schema.get_field_index(name))
+        if wanted is _K.JSON and kind is not _K.JSON:
+            return self._array(array.to_pylist(), _K.JSON)
+        return array.cast(self._type(wanted))
+
+    def _array(self, values: list[Any], kind: ColumnKind) -> Any:
+        if kind is _K.JSON:
+            values = [None if value is None else encode(value) for value in values]
+        try:
+            return self._arrow.array(values, self._type(kind))
+        except UnicodeEncodeError:  # half a surrogate pair: JSON can say it, a text can't
+            values = [None if value is None else value.encode("utf-8", "replace").decode() for value in values]
+            return self._arrow.array(values, self._type(kind))
+
+    def _type(self, kind: ColumnKind) -> Any:
+        arrow = self._arrow
+        if kind is _K.BOOLEAN:
+            return arrow.bool_()
+        if kind in (_K.INTEGER, _K.WIDE_INTEGER):
+            return arrow.int64()
+        if kind is _K.NUMBER:
+            return arrow.float64()
+        return arrow.null() if kind is _K.NULL else arrow.string()
+
+
+def require_pyarrow() -> Any:
+    """pyarrow. Raises UsageError with the command that brings it."""
+    try:
+        import pyarrow
+        import pyarrow.ipc
+        import pyarrow.parquet
+    except ImportError as error:
+        raise UsageError(
+            "Parquet needs pyarrow, which is not installed here",
+            hint="`pip install 'wandb-spool[export]'`, or --format jsonl, which needs nothing",
+        ) from error
+    return pyarrow
