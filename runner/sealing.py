@@ -142,7 +142,7 @@ class Sealer:
         name = f"{self.launch.name}.{directory.name}"
         path = spool.paths.entry(State.OPEN, name)
         if path.exists():
-            return Place(name, State.OPEN, path)
+            return Place(name, State.OPEN, str(path))
         if spool.find(name) is not None:
             return None
         from wandb_spool.spool.recover import open_entry

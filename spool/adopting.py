@@ -129,7 +129,7 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
     adoption = Adoption(run.identity, str(run.path), entry.name, run.log_bytes, done=False)
     note(spool, [adoption])
     copied = _bring(spool, run, launch, entry, directory, mode)
-    place = seal_fragment(spool, Place(entry.name, State.OPEN, spool.paths.entry(State.OPEN, entry.name)), hook=False,
+    place = seal_fragment(spool, Place(entry.name, State.OPEN, str(spool.paths.entry(State.OPEN, entry.name))), hook=False,
                           hold=placement.hold is not None)  # fmt: skip
     if placement.hold is not None and place.state is State.HELD:
         _say_why(spool, place, placement.hold)

@@ -15,6 +15,7 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from . import clock, durable
 from .entry import Entry, read_entry
@@ -31,17 +32,20 @@ from .layout import FORMAT, SpoolPaths, new_token
 from .states import State, allowed, standing
 
 
-@dataclass(frozen=True)
-class Place:
-    """Where an entry file was seen."""
+class Place(NamedTuple):
+    """Where an entry file was seen. A tuple with a text for its path: a hundred thousand of them are listed at once."""
 
     name: str
     state: State
-    path: Path
+    location: str
     token: str | None = None
     origin: State | None = None
     """For an entry that this process claimed: the state from which it took it."""
-    origin_path: Path | None = None
+    origin_location: str | None = None
+
+    @property
+    def path(self) -> Path:
+        return Path(self.location)
 
 
 @dataclass(frozen=True)
@@ -144,7 +148,7 @@ class Spool:
             if file_name.startswith(".") or not file_name.endswith(".json"):
                 continue
             name, _, token = file_name[:-5].partition("~")
-            yield Place(name, state, directory / file_name, token or None)
+            yield Place(name, state, f"{directory}/{file_name}", token or None)
 
     def scan(self, states: frozenset[State] | None = None) -> dict[str, Place]:
         """Each entry once, at the place that stands."""
@@ -170,7 +174,7 @@ class Spool:
         path = self.paths.entry(state, entry.name)
         durable.make_directory(path.parent)
         durable.create_exclusively(path, durable.encode_json(entry.as_json()), mode=self.file_mode)
-        return Place(entry.name, state, path)
+        return Place(entry.name, state, str(path))
 
     def claim(self, place: Place, *, token: str | None = None) -> Place:
         """Take an entry for this process: rename it into `active` under a token of ours.
@@ -186,7 +190,7 @@ class Spool:
             if not target.exists():
                 raise LostRaceError(f"{place.name} was taken by somebody else", path=place.path) from error
             durable.sync_move(place.path, target)
-        return Place(place.name, State.ACTIVE, target, token, place.state, place.path)
+        return Place(place.name, State.ACTIVE, str(target), token, place.state, place.location)
 
     def move(
         self,
@@ -218,7 +222,7 @@ class Spool:
         self.rewrite(owned, body)
         path = self.paths.entry(target, place.name, month=clock.month(now))
         self._finish_move(owned.path, path, body)
-        return Place(place.name, target, path)
+        return Place(place.name, target, str(path))
 
     def _read_owned(self, owned: Place) -> Entry:
         try:
@@ -259,14 +263,14 @@ class Spool:
         month = clock.month(clock.seconds(entry.history[-1].get("at")) or 0.0) if entry.history else None
         path = self.paths.entry(target, place.name, month=month)
         self._finish_move(place.path, path, entry)
-        return Place(place.name, target, path)
+        return Place(place.name, target, str(path))
 
     def release(self, place: Place, target: State) -> Place:
         """Give a claimed entry back unchanged to the state it came from."""
-        came_from = place.origin_path if place.origin is target else None
-        path = came_from or self.paths.entry(target, place.name)
+        came_from = place.origin_location if place.origin is target else None
+        path = Path(came_from) if came_from else self.paths.entry(target, place.name)
         self._finish_move(place.path, path, None)
-        return Place(place.name, target, path)
+        return Place(place.name, target, str(path))
 
     def repair(self) -> list[str]:
         """Remove the copies of entries that lie in two directories; returns a line for each.
@@ -297,7 +301,7 @@ class Spool:
         return False
 
     def _outranked(self, place: Place, ours: Place, others: list[Place]) -> bool:
-        as_it_was = Place(place.name, place.state, ours.path)
+        as_it_was = Place(place.name, place.state, ours.location)
         return self._standing([*others, as_it_was]) != as_it_was
 
     def _give_back(self, ours: Place, place: Place) -> None:

@@ -21,7 +21,12 @@ from wandb_spool.spool.errors import LostRaceError, SpoolError, StorageError
 from wandb_spool.spool.identity import host_name
 from wandb_spool.spool.leases import EXPIRES_S, LeaseWatch
 from wandb_spool.spool.names import wrong_target
-from wandb_spool.spool.observations import load_observations, save_observations
+from wandb_spool.spool.observations import (
+    load_lease_watch,
+    load_observations,
+    save_lease_watch,
+    save_observations,
+)
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.recover import Observations, put_back_abandoned, recover, reopen_grown
 from wandb_spool.spool.states import State
@@ -81,6 +86,8 @@ class Options:
     patience_s: float = 20.0
     stale_after_s: float = 60.0
     lease_expires_s: float = EXPIRES_S
+    thorough: bool = False
+    """Look for run directories without an entry in every launch, and not only in those that have none at all."""
     scratch: Path | None = None
 
 
@@ -102,7 +109,7 @@ def sync_once(
         spool=spool,
         limits=configuration.limits,
         environ=environ,
-        watch=watch or LeaseWatch(),
+        watch=load_lease_watch(spool) if watch is None else watch,
         patience_s=options.patience_s,
         scratch=options.scratch,
         lease_expires_s=options.lease_expires_s,
@@ -118,6 +125,8 @@ def sync_once(
         turn.run()
     finally:
         turn.close()
+        if watch is None:
+            save_lease_watch(spool, circumstances.watch)
         if not options.dry_run:
             _sign(spool, result, now_s())
     return result
@@ -131,7 +140,7 @@ def _housekeeping(spool: Spool, options: Options, result: PassResult, tell: Call
     observations = Observations(seen)
     put_back_abandoned(spool, observations, stale_after_s=2 * options.lease_expires_s)
     reopen_grown(spool)
-    for item in recover(spool, observations, stale_after_s=options.stale_after_s):
+    for item in recover(spool, observations, stale_after_s=options.stale_after_s, thorough=options.thorough):
         if item.state is not State.OPEN:
             result.recovered += 1
             tell(f"recovered {item.entry}: {item.why}")
@@ -215,7 +224,7 @@ class _Pass:
         if state is State.DELIVERED:
             del self._known[name]  # its run finds it among the delivered ones
         else:
-            self._read(Place(name, state, self._spool.paths.entry(state, name)))
+            self._read(Place(name, state, str(self._spool.paths.entry(state, name))))
 
     def _read(self, place: Place) -> None:
         known = _read_one(self._spool, place, self._result)
@@ -291,7 +300,7 @@ class _Pass:
             return None
         target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
         chain = run_order([sibling.entry for sibling in siblings if _counts(sibling)])
-        place = Place(item.entry.name, item.state, self._spool.paths.entry(item.state, item.entry.name))
+        place = Place(item.entry.name, item.state, str(self._spool.paths.entry(item.state, item.entry.name)))
         return Task(place, target, tuple(chain))
 
     def _account(self, found: Route) -> Account | DeliveryError:
@@ -401,7 +410,7 @@ def _say_waiting(waiting: Waiting, circumstances: Circumstances) -> None:
 
 def _move(item: Known, target: State, entry: Entry, circumstances: Circumstances, why: str) -> None:
     spool = circumstances.spool
-    place = Place(item.entry.name, item.state, spool.paths.entry(item.state, item.entry.name))
+    place = Place(item.entry.name, item.state, str(spool.paths.entry(item.state, item.entry.name)))
     try:
         claimed = spool.claim(place)
         spool.move(claimed, target, entry, why=why, now_s=circumstances.now_s())

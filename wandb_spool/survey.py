@@ -16,6 +16,8 @@ from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.states import WAITING, State
 
 DAMAGED = 4
+WORTHWHILE_ENTRIES = 500
+"""Fewer delivered entries are read as fast as the index is opened."""
 
 
 @dataclass(frozen=True)
@@ -67,11 +69,22 @@ class Survey:
     def read(self, states: Iterable[State] | None = None) -> Iterator[Found]:
         """The entries in these states (default: all) that can be read, by name."""
         wanted = frozenset(State) if states is None else frozenset(states)
+        indexed = self._indexed() if State.DELIVERED in wanted else {}
         for name in sorted(self.places):
             if self.places[name].state in wanted:
-                found = self.read_one(self.places[name])
+                entry = indexed.get(name)
+                found = self.read_one(self.places[name]) if entry is None else Found(self.places[name], entry)
                 if found is not None:
                     yield found
+
+    def _indexed(self) -> dict[str, Entry]:
+        """Delivered entries by name, from the index where there are many."""
+        delivered = [place for place in self.places.values() if place.state is State.DELIVERED]
+        if len(delivered) < WORTHWHILE_ENTRIES:
+            return {}
+        from wandb_spool.spool.index import DeliveredIndex  # late: its library is slow to import
+
+        return {entry.name: entry for entry in DeliveredIndex(self.spool).entries(delivered)}
 
     def read_one(self, place: Place) -> Found | None:
         """One entry; None, and a problem, when it can't be read. One that moved meanwhile is looked for once."""

@@ -91,9 +91,10 @@ def bucket(age_s: float) -> int:
 def _ages(survey: Survey, now_s: float) -> dict[str, list[int]]:
     from wandb_spool.survey import age_s
 
+    minutes = Counter((place.state, name[:13]) for name, place in survey.places.items())
     ages: dict[str, list[int]] = {}
-    for name, place in survey.places.items():
-        ages.setdefault(place.state.value, [0] * len(HEADINGS))[bucket(age_s(name, now_s))] += 1
+    for (state, minute), number in minutes.items():
+        ages.setdefault(state.value, [0] * len(HEADINGS))[bucket(age_s(f"{minute}00", now_s))] += number
     return ages
 
 
