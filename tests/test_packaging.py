@@ -80,7 +80,7 @@ def test_nobody_can_import_a_part_by_its_bare_name(wheel: zipfile.ZipFile, tmp_p
     code = """
 import importlib, sys
 sys.path[:] = [p for p in sys.path if "site-packages" not in p] + [sys.argv[1]]
-sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", getattr(f, "__name__", ""))]
+sys.meta_path[:] = [f for f in sys.meta_path if "__editable__" not in getattr(f, "__module__", "")]
 for name in ("runner", "spool", "syncer"):
     try:
         importlib.import_module(name)

@@ -41,4 +41,4 @@ def put(spool: Spool, state: State, number: int = 0, **changes: Any) -> Place:
 def _raw(spool: Spool, place: Place, state: State) -> Place:
     path = spool.paths.entry(state, place.name)
     place.path.rename(path)
-    return Place(place.name, state, path)
+    return Place(place.name, state, str(path))

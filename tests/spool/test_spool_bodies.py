@@ -40,7 +40,7 @@ def mutated(body: dict[str, Any]) -> st.SearchStrategy[dict[str, Any]]:
     """The body with up to four of its values, at any depth of two, replaced or gone."""
 
     def change(changes: list[tuple[str, Any, bool]]) -> dict[str, Any]:
-        changed = json.loads(json.dumps(body))
+        changed: dict[str, Any] = json.loads(json.dumps(body))
         for key, value, gone in changes:
             outer, _, inner = key.partition("/")
             place = changed.get(outer) if inner else changed

@@ -126,7 +126,7 @@ def test_interrupted_take_is_undone(spool: Spool, state: State) -> None:
     for target in route:
         place = spool.claim(place) if target is State.ACTIVE else spool.move(place, target)
     owned = spool.claim(place)
-    back = spool.put_back(Place(owned.name, State.ACTIVE, owned.path, owned.token))
+    back = spool.put_back(Place(owned.name, State.ACTIVE, owned.location, owned.token))
     assert (back.state, back.path) == (state, place.path)
 
 
@@ -158,7 +158,7 @@ def test_entry_without_events_goes_where_its_manifest_says(spool: Spool) -> None
 def test_owner_that_slept_too_long_does_not_bring_its_entry_back_to_life(spool: Spool) -> None:
     """Stopped in the middle of a move, put back and thrown away by a person, then continued."""
     owned = spool.claim(put(spool, State.INCOMING, manifest_sha256="0" * 64))
-    elsewhere = Place(owned.name, State.ACTIVE, owned.path, owned.token)
+    elsewhere = Place(owned.name, State.ACTIVE, owned.location, owned.token)
     spool.move(spool.put_back(elsewhere), State.DISCARDED)
     with pytest.raises(LostRaceError):
         spool.move(owned, State.DEFERRED, entry())

@@ -85,7 +85,7 @@ def test_file_that_vanishes_during_the_seal_does_not_make_the_run_void(
     fragments: Fragments, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     name = fragments.add("tiny", seal=False)
-    real = seal.digest_file
+    real = digest_file
 
     def vanishing(path: Path, **options: Any) -> tuple[int, str]:
         if path.parent.name == "logs":

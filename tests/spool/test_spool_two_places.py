@@ -41,7 +41,7 @@ def _copy_in(spool: Spool, state: State, receipt: dict[str, object] | None) -> P
     path = paths.entry(state, made.name, token=f"h-1-{state.value}", month="202611")
     durable.make_directory(path.parent)
     durable.write_json(path, made.as_json())
-    return Place(made.name, state, path)
+    return Place(made.name, state, str(path))
 
 
 def _everywhere(spool: Spool) -> list[Place]:

@@ -6,6 +6,7 @@ import grp
 import json
 import os
 import re
+import secrets
 import stat
 import subprocess
 import sys
@@ -123,7 +124,7 @@ def test_zombie_is_dead() -> None:
     child.kill()
     os.waitid(os.P_PID, child.pid, os.WEXITED | os.WNOWAIT)
     assert identity.start_ticks(child.pid) is None
-    child.wait()
+    child.communicate()
 
 
 @pytest.mark.parametrize(
@@ -138,12 +139,12 @@ def test_no_identity_is_nobody(body: object) -> None:
 
 def test_launch_names_never_repeat(spool: Spool, monkeypatch: pytest.MonkeyPatch) -> None:
     """The same second, the same host, the same random number: the second launch still has a directory of its own."""
-    from wandb_spool.spool import layout
-
     numbers = iter(["0a0b0c0d", "0a0b0c0d", "0a0b0c0d", "11111111"])
-    monkeypatch.setattr(
-        layout.secrets, "token_hex", lambda size: next(numbers) if size == 4 else os.urandom(size).hex()
-    )
+
+    def drawn(size: int) -> str:
+        return next(numbers) if size == 4 else os.urandom(size).hex()
+
+    monkeypatch.setattr(secrets, "token_hex", drawn)
     first, second = (Launch.create(spool, ["python"], now_s=0) for _ in range(2))
     assert first.name != second.name
     assert first.paths.root != second.paths.root and second.paths.record.exists()
