@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hook.programs import Program
+from .programs import Program
 
 
 @pytest.fixture

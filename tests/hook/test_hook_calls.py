@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hook.programs import Program
+from .programs import Program
 
 
 def test_links_versions_and_waits_are_no_ops_that_are_told(program: Program) -> None:

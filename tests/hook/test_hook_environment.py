@@ -9,8 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from tests.hook.programs import Program
 from wandb_spool.runner.hook import HOOK_DIR
+
+from .programs import Program
 
 MODULES = sorted(HOOK_DIR.rglob("*.py"))
 

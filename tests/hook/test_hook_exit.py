@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.hook.programs import Program
+from .programs import Program
 
 LOG = """
 import wandb

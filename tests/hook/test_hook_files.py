@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from tests.hook.programs import Program
+from .programs import Program
 
 
 def links(folder: Path) -> list[Path]:

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.hook.programs import Ended, Fragment, Program
+from .programs import Ended, Fragment, Program
 
 
 def steps(fragments: list[Fragment]) -> list[int]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from tests.hook.programs import Program
+from .programs import Program
 
 COUNT_CONNECTIONS = """
 import socket

@@ -6,7 +6,7 @@ import signal
 
 import pytest
 
-from tests.hook.programs import Program, wait_until
+from .programs import Program, wait_until
 
 # Each is one run of one program: the calls, and how many of them wandb refuses.
 CALLS = {
