@@ -14,8 +14,8 @@ from wandb_spool.syncer.plan import Known
 from wandb_spool.syncing import configuration
 
 _HEADER = (
-    "run", "logged", "delivered", "waiting", "superseded", "discarded", "lost", "missing", "doubled", "files", "artifacts",
-    "balance",
+    "run", "logged", "delivered", "waiting", "superseded", "discarded", "lost", "missing", "doubled", "files",
+    "artifacts", "balance",
 )  # fmt: skip
 
 

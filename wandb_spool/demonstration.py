@@ -53,8 +53,9 @@ def demonstrate(directory: Path | None, epochs: int) -> int:
         complain(f"the demo failed: {error}. What it made is in {root}")
         return 1
     emit()
-    emit(f"All of it is true, in {time.monotonic() - started:.0f} s: {balance.delivered} rows logged, delivered and read")
-    emit(f"back by step and value, {balance.files} files and {balance.artifacts} artifacts by digest; lost 0.")
+    took_s = time.monotonic() - started
+    emit(f"All of it is true, in {took_s:.0f} s. Logged, delivered and read back by step and value: {balance.delivered}")
+    emit(f"rows; by digest: {balance.files} files and {balance.artifacts} artifacts. Lost: 0.")
     emit()
     emit("Where to look next:")
     emit(f"  wandb-spool show {balance.run_id} --spool {spool_root}")
