@@ -54,8 +54,8 @@ def demonstrate(directory: Path | None, epochs: int) -> int:
         return 1
     emit()
     took_s = time.monotonic() - started
-    emit(f"All of it is true, in {took_s:.0f} s. Logged, delivered and read back by step and value: {balance.delivered}")
-    emit(f"rows; by digest: {balance.files} files and {balance.artifacts} artifacts. Lost: 0.")
+    emit(f"All of it is true, in {took_s:.0f} s: {balance.delivered} rows logged, delivered and read back by step and")
+    emit(f"value, {balance.files} files and {balance.artifacts} artifacts by digest. Lost: 0.")
     emit()
     emit("Where to look next:")
     emit(f"  wandb-spool show {balance.run_id} --spool {spool_root}")
