@@ -117,8 +117,8 @@ def _head() -> Iterator[str]:
     yield ""
     yield "Output of `benchmarks/compat.py`; don't edit it by hand. Each line is a training of"
     yield f'{ROWS} rows, a saved file and an artifact, whose code says `mode="online"` and `dir="/nowhere"`, in an'
-    yield "environment with that wandb and nothing of ours, started by `wandb-spool run` in another one, delivered and read"
-    yield "back."
+    yield "environment with that wandb and nothing of ours, started by `wandb-spool run` in another one, delivered and"
+    yield "read back."
     yield ""
     yield "| Python | wandb | hook | rows logged | rows kept | rows delivered | files | artifacts | |"
     yield "|---|---|---|---|---|---|---|---|---|"
