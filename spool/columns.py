@@ -20,13 +20,14 @@ from typing import Any, Protocol
 
 from .errors import UsageError
 from .log.items import parse_json
-from .run_reader import TYPE_KEY, Keys, unnested
+from .run_reader import STEP_KEY, TYPE_KEY, Keys, unnested
 
 BATCH_ROWS = 16_384
 BATCH_BYTES = 32 << 20
 
 _EXACT = 2**53
 _INT64 = 2**63
+_encode = json.JSONEncoder(ensure_ascii=False, allow_nan=False, check_circular=False).encode
 
 
 class ColumnKind(Enum):
@@ -96,7 +97,7 @@ def plain(value: object) -> object:
 def encode(value: object) -> str:
     """JSON on one line; never fails for what a log can hold."""
     try:
-        return json.dumps(value, ensure_ascii=False, allow_nan=False)
+        return _encode(value)
     except ValueError:
         return json.dumps(plain(value), ensure_ascii=False)
 
@@ -156,6 +157,8 @@ class Batch:
         named: dict[str, Column] = {}
         for key, column in decoded.items():
             name = self._keys.name(key)
+            if name == STEP_KEY:  # wandb writes it beside the values too; it leads the row
+                continue
             if dict in map(type, column.values):
                 _spread(name, column, cells)
             elif name in named or name in cells:

@@ -10,9 +10,13 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import secrets
 import shutil
-from collections.abc import Callable, Mapping, Sequence
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -99,7 +103,10 @@ class _Export:
         files = 0
         for piece, cut_from in zip(self._pieces, cuts, strict=True):
             take = self._taker(piece, cut_from, history, system, console)
-            found.append(facts(piece.reader.log, salvage=True, on_record=take))
+            with _facts_beside(piece.reader.log) as read_facts:
+                for record in piece.reader.records():
+                    take(record)
+                found.append(read_facts())
             files += self._copy_files(piece)
         for table in (history, system, console):
             table.close()
@@ -188,6 +195,36 @@ class _Export:
                 for each in item.artifacts
             ],
         }
+
+
+_FACTS = """
+import pickle, sys
+from wandb_spool.spool.log import facts
+pickle.dump(facts(sys.argv[1], salvage=True), sys.stdout.buffer)
+"""
+_LARGE_LOG_BYTES = 32 << 20
+
+
+@contextmanager
+def _facts_beside(log: Path) -> Iterator[Callable[[], LogFacts]]:
+    """The facts of a log; those of a large one are read by a second process while this one reads the rows."""
+    if log.stat().st_size < _LARGE_LOG_BYTES:
+        yield lambda: facts(log, salvage=True)
+        return
+    with subprocess.Popen([sys.executable, "-c", _FACTS, str(log)], stdout=subprocess.PIPE) as process:
+
+        def read() -> LogFacts:
+            output, _ = process.communicate()
+            if process.returncode == 0:
+                found = pickle.loads(output)  # our own process wrote it
+                assert isinstance(found, LogFacts)
+                return found
+            return facts(log, salvage=True)
+
+        try:
+            yield read
+        finally:
+            process.kill()
 
 
 def _raw_sample(record: Record) -> tuple[float, list[tuple[bytes, bytes]]] | None:

@@ -31,7 +31,7 @@ from .capture import regular_files
 from .errors import UsageError, storage_error
 from .layout import log_path
 from .log import Artifact, Ending, LogFacts, LogReader, Record, RecordKind, artifacts, facts
-from .log.items import item_value, key_path, parse_json, plain_items, split_item
+from .log.items import item_value, key_path, parse_json, plain_items, read_step, split_item
 from .log.record import content
 from .log.rows import MAX_ROW_BYTES, read_step_of
 from .log.wire import WireError, fields, integer, messages, require_message, text
@@ -160,7 +160,9 @@ class RunReader:
                 raw = raw_row(record)
                 if raw is not None:
                     step, pairs = raw
-                    yield HistoryRow(step, keys.values({key: parse_json(value) for key, value in pairs}))
+                    values = keys.values({key: parse_json(value) for key, value in pairs})
+                    values.pop(STEP_KEY, None)
+                    yield HistoryRow(step, values)
 
     def system_metrics(self) -> Iterator[SystemSample]:
         for record in self.records():
@@ -215,13 +217,11 @@ class RunReader:
 # -- rows ------------------------------------------------------------------------------------------------------------
 
 RawRow = tuple[int, list[tuple[bytes, bytes]]]
-"""Step; encoded key and JSON text of each value but `_step`."""
-
-_STEP_KEYS = frozenset({b"\x12\x05_step", b"\x0a\x05_step"})
+"""Step; encoded key and JSON text of each value."""
 
 
 def raw_row(record: Record) -> RawRow | None:
-    """A row with its values still as JSON texts; None for a record that is none."""
+    """A row with its values still as JSON texts; None for a record that is none. `_step` may stand among them too."""
     buf = record.payload
     if len(buf) > MAX_ROW_BYTES:
         step = read_step_of(record)
@@ -229,29 +229,16 @@ def raw_row(record: Record) -> RawRow | None:
     try:
         start, end = content(record)
         pairs, stop = plain_items(buf, start, end)
-        if stop < end and buf[stop] == _STEP_FIELD:
-            for field in fields(buf, stop, end):
-                if field.number != 2:
-                    break
-            else:
-                return _with_step(record, pairs)
-        elif stop == end:
-            return _with_step(record, pairs)
+        # Behind the items wandb writes the step: field 2, a message of one number.
+        if stop + 2 <= end and buf[stop] == _STEP_FIELD and stop + 2 + buf[stop + 1] == end:
+            if stop + 4 == end and buf[stop + 2] == 8 and buf[stop + 3] < 0x80:
+                return buf[stop + 3], pairs
+            if stop + 5 == end and buf[stop + 2] == 8 and buf[stop + 3] >= 0x80 > buf[stop + 4]:
+                return buf[stop + 3] - 0x80 + (buf[stop + 4] << 7), pairs
+            return read_step(buf, stop + 2, end), pairs
         return _careful_row(record)
     except WireError:
         return None
-
-
-def _with_step(record: Record, pairs: list[tuple[bytes, bytes]]) -> RawRow | None:
-    # wandb writes `_step` beside the values too; the step's own field outranks it.
-    for index, (key, value) in enumerate(pairs):
-        if key in _STEP_KEYS:
-            del pairs[index]
-            if value.isdigit():
-                return int(value), pairs
-            break
-    step = read_step_of(record)
-    return None if step is None else (step, pairs)
 
 
 def _careful_row(record: Record) -> RawRow | None:

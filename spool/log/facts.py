@@ -146,16 +146,12 @@ class LogFacts:
         return self.ending.kind is EndingKind.FINISHED
 
 
-def facts(
-    source: Path | str | BinaryIO, *, salvage: bool = False, on_record: Callable[[Record], None] | None = None
-) -> LogFacts:
-    """Read a log once and say what is in it. `on_record` is given every record, for who needs more of the same pass."""
+def facts(source: Path | str | BinaryIO, *, salvage: bool = False) -> LogFacts:
+    """Read a log once and say what is in it."""
     seen = _Seen()
     with LogReader(source, salvage=salvage) as reader:
         for record in reader:
             seen.take(record)
-            if on_record is not None:
-                on_record(record)
         return seen.conclude(reader)
 
 

@@ -86,6 +86,7 @@ def plain_items(buf: bytes, start: int, end: int) -> tuple[list[tuple[bytes, byt
     This loop decides how fast a whole history is read: it makes one pair an item, and nothing else.
     """
     items: list[tuple[bytes, bytes]] = []
+    append = items.append
     pos = start
     try:
         while pos < end and buf[pos] == 0x0A:
@@ -98,11 +99,14 @@ def plain_items(buf: bytes, start: int, end: int) -> tuple[list[tuple[bytes, byt
                 key += 1
             stop = key + size
             key_stop = key
-            while buf[key_stop] == 0x12 or buf[key_stop] == 0x0A:
-                if buf[key_stop + 1] >= 0x80:
+            tag = buf[key]
+            while tag == 0x12 or tag == 0x0A:
+                length = buf[key_stop + 1]
+                if length >= 0x80:
                     return items, pos
-                key_stop += 2 + buf[key_stop + 1]
-            if buf[key_stop] != 0x82 or buf[key_stop + 1] != 1:
+                key_stop += 2 + length
+                tag = buf[key_stop]
+            if tag != 0x82 or buf[key_stop + 1] != 1:
                 break
             value = key_stop + 3
             length = buf[key_stop + 2]
@@ -111,7 +115,7 @@ def plain_items(buf: bytes, start: int, end: int) -> tuple[list[tuple[bytes, byt
                 value += 1
             if value + length != stop or stop > end:
                 break
-            items.append((buf[key:key_stop], buf[value:stop]))
+            append((buf[key:key_stop], buf[value:stop]))
             pos = stop
     except IndexError:
         pass  # cut off: the careful walk says what is wrong
