@@ -61,13 +61,14 @@ def recover(
     stale_after_s: float = STALE_AFTER_S,
     writers_timeout_s: float = 2.0,
     slurm: Slurm | None = None,
+    thorough: bool = True,
 ) -> list[Recovered]:
     """Seal what the dead left; adopt run directories of launches whose entries were never written.
 
     Returns a line for every open fragment, also for those that are left alone and why.
     """
     slurm = Slurm() if slurm is None else slurm
-    orphans(spool)
+    orphans(spool, thorough=thorough)
     told: list[Recovered] = []
     for place in sorted(spool.places(State.OPEN), key=lambda place: place.name):
         try:
@@ -152,7 +153,7 @@ def reopen_grown(spool: Spool) -> list[Place]:
         for place in list(spool.places(state)):
             try:
                 entry = spool.read(place)
-                if unsealed_growth(spool, entry):
+                if entry.extra.get("provisional") and unsealed_growth(spool, entry):
                     reopened.append(reopen(spool, place))
             except (SpoolError, FileNotFoundError):
                 continue
@@ -196,11 +197,18 @@ def _owner_lives(spool: Spool, place: Place, observations: Observations, now_s: 
     return not observations.stood_still(f"{place.name}~{token}", sequence, now_s, stale_after_s=stale_after_s)
 
 
-def orphans(spool: Spool) -> list[Place]:
-    """Make open entries for run directories that have none: the launcher died before it could write them."""
+def orphans(spool: Spool, *, thorough: bool = True) -> list[Place]:
+    """Make open entries for run directories that have none: the launcher died before it could write them.
+
+    Not `thorough` looks only into launches that have no entry at all: a pass over a spool with ten thousand launches
+    must not list ten thousand directories.
+    """
     known = set(spool.scan())
+    launches = frozenset() if thorough else frozenset(name.partition(".")[0] for name in known)
     found = [
-        (launch, directory) for launch, directory in _run_directories(spool) if _name(launch, directory) not in known
+        (launch, directory)
+        for launch, directory in _run_directories(spool, launches)
+        if _name(launch, directory) not in known
     ]
     if found:
         known |= set(spool.scan())  # one that moved while the directories were listed was seen in none of them
@@ -211,9 +219,9 @@ def orphans(spool: Spool) -> list[Place]:
     ]
 
 
-def _run_directories(spool: Spool) -> Iterator[tuple[Launch, Path]]:
+def _run_directories(spool: Spool, without: frozenset[str]) -> Iterator[tuple[Launch, Path]]:
     for root in sorted(spool.paths.runs.glob("*/*")):
-        if root.is_dir():
+        if root.name not in without and root.is_dir():
             launch = Launch.at(spool, root)
             yield from ((launch, directory) for directory in launch.paths.fragments())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import stat
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
@@ -139,6 +140,7 @@ def entry_of(entry: Entry, manifest: Manifest, digest: str) -> Entry:
         size_bytes=manifest.size_bytes,
         reason=None,
         mend=None,
+        extra={**entry.extra, **({"provisional": True} if manifest.provisional else {})},
     )
 
 
@@ -181,6 +183,8 @@ def _seal(
     if not run_directory.is_dir():
         raise VanishedError("the run directory is gone", path=run_directory)
     _drop_debug_link(run_directory)
+    if spool.group:
+        share(spool, launch.root)
     changes = detach_links(run_directory, within=launch.root, follow_outside=follow_links)
     log = log_path(run_directory)
     found = facts(log, salvage=True) if log is not None else None
@@ -263,6 +267,18 @@ def _exit(found: LogFacts | None, life: alive.Alive | None, process_exit_code: i
         "exit_known_from": "record" if told is not None else "process" if known else "unknown",
         "process_exit_code": process_exit_code,
     }
+
+
+def share(spool: Spool, directory: Path) -> None:
+    """Give what wandb wrote the modes of the spool, whatever the author's umask: else a group could not read it."""
+    for base, _, files in os.walk(directory):
+        for path, mode in ((base, spool.directory_mode), *((os.path.join(base, n), spool.file_mode) for n in files)):
+            try:
+                status = os.lstat(path)
+                if path == base or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
+                    os.chmod(path, mode)
+            except OSError:
+                continue  # somebody else's file, or gone: the seal tells what it can't read
 
 
 def _drop_debug_link(run_directory: Path) -> None:

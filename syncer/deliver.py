@@ -325,6 +325,7 @@ class Delivery:
             self.circumstances.environ,
             limits=self.circumstances.limits,
             keep_going=keep_going,
+            outlives_s=self.circumstances.lease_expires_s / 2,
         )
 
     def _build(self, job: _Job, scratch: Path) -> None:
@@ -575,6 +576,7 @@ def receipt_of(entry: Entry, target: Target, found: _Found) -> dict[str, object]
         "alerts_not_sent": 0 if entry.extra.get("alerts") == "sent" else manifest.alerts,
         "url": run_url(target),
         "by": host_name(),
+        "author": evidence.author,
         "version": VERSION,
     }
 

@@ -49,17 +49,25 @@ def retries(limits: Limits) -> dict[str, str]:
     }
 
 
-# `python -m wandb`, that dies with the syncer: a push that outlived it would race with the next one. (A function that
-# runs between fork and exec could do it too, but not safely in a process with threads.)
+# `python -m wandb`, that dies with the syncer, and when the syncer was stopped for too long to still hold its leases: a
+# push that outlived them would race with the next one. The syncer writes a byte to its standard input as long as all is
+# well. (A function that runs between fork and exec could do the first, but not safely in a process with threads.)
 _WANDB = """
-import ctypes, os, runpy, sys
+import ctypes, os, runpy, select, sys, threading
 ctypes.CDLL(None).prctl(1, 9)
-if os.getppid() == 1:
-    sys.exit(1)
+signs = os.dup(0)
+os.set_inheritable(signs, False)
+os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+def watch(allowed_s=float(sys.argv.pop(1))):
+    while select.select([signs], [], [], allowed_s)[0] and os.read(signs, 4096):
+        pass
+    os.killpg(0, 9)
+threading.Thread(target=watch, daemon=True).start()
 sys.argv[0] = "wandb"
 sys.path.pop(0)
 runpy.run_module("wandb", run_name="__main__", alter_sys=True)
 """
+SIGN_EVERY_S = 0.5
 
 _KEPT = (
     "PATH", "LANG", "LC_ALL", "LC_CTYPE", "TZ", "TMPDIR", "LD_LIBRARY_PATH", "VIRTUAL_ENV", "PYTHONHOME",
@@ -139,14 +147,18 @@ def push(
     *,
     limits: Limits,
     keep_going: Callable[[], bool] = lambda: True,
+    outlives_s: float = 30.0,
 ) -> PushResult:
     """Push views with one `wandb sync`. `keep_going` is asked all the time; False ends the push at once.
+
+    A syncer that does not get to ask it for `outlives_s` (it was stopped, or died) has its push ended all the same.
 
     Raises OSError when the scratch disk is full or Python can't be started.
     """
     for name in ("home", "own", "cwd"):
         (scratch / name).mkdir(parents=True, exist_ok=True)
-    command = [sys.executable, "-c", _WANDB, "sync", "-n", "5", *(str(view.directory) for view in views)]
+    words = ["sync", "-n", "5", *(str(view.directory) for view in views)]
+    command = [sys.executable, "-c", _WANDB, f"{outlives_s:g}", *words]
     output = scratch / "output"
     started = time.monotonic()
     with output.open("wb") as sink:
@@ -154,7 +166,8 @@ def push(
             command,
             env=environment(destination, base_url, key, scratch, environ, limits),
             cwd=scratch / "cwd",
-            stdin=subprocess.DEVNULL,
+            stdin=subprocess.PIPE,
+            bufsize=0,
             stdout=sink,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -179,7 +192,7 @@ def _watch(process: subprocess.Popen[bytes], no_progress_s: float, keep_going: C
     """Wait for the end; (hung, stopped)."""
     progress = Progress(process.pid, no_progress_s, time.monotonic())
     look_every_s = min(1.0, no_progress_s / 8)
-    last_look_s = time.monotonic()
+    last_look_s = last_sign_s = time.monotonic()
     while process.poll() is None:
         try:
             process.wait(POLL_S)
@@ -189,11 +202,22 @@ def _watch(process: subprocess.Popen[bytes], no_progress_s: float, keep_going: C
         if not keep_going():
             return False, True
         now = time.monotonic()
+        if now - last_sign_s >= SIGN_EVERY_S:
+            last_sign_s = now
+            _give_sign(process)
         if now - last_look_s >= look_every_s:
             last_look_s = now
             if progress.still_s(now) >= no_progress_s:
                 return True, False
     return False, False
+
+
+def _give_sign(process: subprocess.Popen[bytes]) -> None:
+    assert process.stdin is not None
+    try:
+        process.stdin.write(b".")
+    except OSError:
+        pass  # it is ending
 
 
 def end(process: subprocess.Popen[bytes], *, grace_s: float = 3.0) -> None:
@@ -207,6 +231,8 @@ def end(process: subprocess.Popen[bytes], *, grace_s: float = 3.0) -> None:
         for member in alive:
             _signal(member, psutil.Process.kill)
         process.wait()
+    if process.stdin is not None:
+        process.stdin.close()
     try:
         os.killpg(process.pid, 9)  # what lost its parent is still in the session's group
     except (ProcessLookupError, PermissionError):

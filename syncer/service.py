@@ -32,6 +32,7 @@ from wandb_spool.spool.recover import Observations, put_back_abandoned, recover,
 from wandb_spool.spool.states import State
 from wandb_spool.spool.version import VERSION
 
+from .authors import require_known_author
 from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_entry
 from .destinations import CLOUD, Route, api_key, route
 from .failures import DeliveryError, Failure
@@ -262,6 +263,7 @@ class _Pass:
 
     def _route(self, entry: Entry) -> Route:
         """Where a fragment goes, with what a person edited. Names that W&B would refuse are not sent at all."""
+        require_known_author(self._spool, entry)
         try:
             found = route(as_edited(self._spool.root, entry), self._configuration, self._circumstances.environ)
         except SpoolError as error:
