@@ -1,4 +1,4 @@
-"""Real file systems of a test's own: a small tmpfs, an ext4 in a file. Root is needed; elsewhere the test is skipped."""
+"""Real file systems of a test's own: a small tmpfs, an ext4 in a file. Root is needed; elsewhere the test skips."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import shutil
 import struct
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -93,6 +94,13 @@ class Disk:
 
     def unmount(self) -> None:
         subprocess.run(["umount", str(self.at)], check=True)
+        while self._loops():  # the kernel lets the loop device go a moment later; two on one file would not agree
+            time.sleep(0.01)
+
+    def _loops(self) -> str:
+        words = ["losetup", "--associated", str(self.image)]
+        path = f"{os.environ.get('PATH', '')}:/usr/sbin:/sbin"
+        return subprocess.run(words, check=True, capture_output=True, text=True, env={"PATH": path}).stdout
 
     def after_power_loss(self) -> Path:
         """Cut the power, boot, look at the disk."""

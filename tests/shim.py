@@ -1,8 +1,8 @@
 """A file system that fails on demand: system calls of one process, by a small library that is loaded before libc.
 
 `environment(directory, call=…, path=…, error=…)` compiles it (gcc is needed) and gives the variables for a process in
-which the n-th matching call fails. With `after`, the call is made first and only then reported as failed: what a network
-file system does when the answer to a request was lost and the request is repeated.
+which the n-th matching call fails. With `after`, the call is made first and only then reported as failed: what a
+network file system does when the answer to a request was lost and the request is repeated.
 """
 
 from __future__ import annotations

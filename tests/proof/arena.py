@@ -11,6 +11,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from delivery.fragments import Fragments, Templates
 from delivery.syncing import QUICK, Syncing
+
 from wandb_spool.spool.entry import Entry
 from wandb_spool.spool.log import rows
 from wandb_spool.spool.manifest import read_manifest
@@ -118,14 +120,15 @@ class Arena:
 
     # -- the end of an attack ----------------------------------------------------------------------------------------
 
-    def settle(self, passes: int = 25) -> None:
-        """What a person and a patient syncer would do: recover, deliver, release what was set aside, until all is done."""
+    def settle(self, passes: int = 40) -> None:
+        """What a person and a patient syncer would do: recover, deliver, release what was set aside, till all is done."""
         for _ in range(passes):
             self.syncing.once(Options(patience_s=0.5, everything=True, stale_after_s=0.0))
             for place in list(self.spool.places(State.QUARANTINED)):
                 self.spool.move(place, State.INCOMING, why="released by the attack's person")
             if set(self.states()) <= {State.DELIVERED, State.VOID, State.DISCARDED}:
                 return
+            time.sleep(0.1)  # an outage of the server ends by itself
 
     def states(self) -> list[State]:
         return [place.state for place in self.spool.scan().values()]

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
-
 from delivery.fragments import Templates, train
 from delivery.syncing import kill_group
+
 from wandb_spool.syncer.rehearsal import Behaviour, DuplicateSteps, Fault, LineCounts, StreamTail, random_schedule
 
 from .arena import Arena, Verdict

@@ -1,0 +1,81 @@
+"""A thin pusher in the place of `wandb sync`, for attacks that need thousands of deliveries.
+
+It stands at the one seam where a foreign program runs (`deliver.push`), and sends what a push view holds to the real
+rehearsal server over real HTTP, with the real client's operations and offsets. Nothing of ours is replaced: planning,
+leases, views, read-back, receipts and moves are the product's own, and the product never believes a pusher anyway. What
+`wandb sync` itself does is proven with the real one by the other attacks and the delivery tests.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import requests
+
+from wandb_spool.spool.configuration import Destination, Limits
+from wandb_spool.spool.log import facts, rows
+from wandb_spool.syncer.push import PushResult
+from wandb_spool.syncer.view import View
+
+_UPSERT = """
+mutation UpsertBucket($name: String, $entity: String, $project: String, $config: JSONString) {
+  upsertBucket(input: {name: $name, entityName: $entity, modelName: $project, config: $config}) {
+    bucket { id name historyLineCount }
+  }
+}"""
+
+
+@dataclass
+class Pusher:
+    """Pushes, more or less. `mood` says how the next push goes."""
+
+    mood: str = "well"
+    pushes: int = 0
+
+    def __call__(
+        self,
+        views: Sequence[View],
+        destination: Destination,
+        base_url: str,
+        key: str,
+        scratch: Path,
+        environ: Mapping[str, str],
+        *,
+        limits: Limits,
+        keep_going: Callable[[], bool] = lambda: True,
+        **more: object,
+    ) -> PushResult:
+        """The signature of `push.push`."""
+        self.pushes += 1
+        marked = set()
+        for view in views:
+            if self.mood != "lies":
+                _send(view, base_url, key, half=self.mood == "half", twice=self.mood == "twice")
+            marked.add(view.log)
+        keep_going()
+        return PushResult(0, False, False, 0.0, "Finished syncing", frozenset(marked))
+
+
+def _send(view: View, base_url: str, key: str, *, half: bool, twice: bool) -> None:
+    found = facts(view.log)
+    with requests.Session() as session:
+        session.auth = ("api", key)
+        config = json.dumps({name: {"value": value} for name, value in found.config.items()})
+        variables = {"name": found.run_id, "entity": found.entity, "project": found.project, "config": config}
+        body = {"operationName": "UpsertBucket", "query": _UPSERT, "variables": variables}
+        answer = session.post(f"{base_url}/graphql", json=body, timeout=10)
+        answer.raise_for_status()
+        held = answer.json()["data"]["upsertBucket"]["bucket"]["historyLineCount"] or 0
+        lines = [json.dumps({**row.values, "_step": row.step}) for row in rows(view.log)]
+        lines = lines[: len(lines) // 2] if half else lines
+        stream: dict[str, Any] = {"files": {"wandb-history.jsonl": {"offset": held, "content": lines}}}
+        if not half:
+            stream["files"]["wandb-summary.json"] = {"offset": 0, "content": [json.dumps(found.summary)]}
+            stream |= {"complete": True, "exitcode": found.exit_code or 0}
+        for _ in range(2 if twice else 1):
+            url = f"{base_url}/files/{found.entity}/{found.project}/{found.run_id}/file_stream"
+            session.post(url, json=stream, timeout=10).raise_for_status()

@@ -1,0 +1,146 @@
+"""One attack for each mechanism that a promise rests on; benchmarks/mutations.py takes the mechanism out and sees it red."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+from delivery.fragments import Fragments
+
+from wandb_spool.spool.entry import Replay
+from wandb_spool.spool.queue import Spool
+from wandb_spool.spool.seal import seal_fragment
+from wandb_spool.spool.states import State
+from wandb_spool.syncer.rehearsal import Fault, FaultKind
+from wandb_spool.syncer.replaying import replay
+
+from .arena import Arena
+
+
+@pytest.mark.parametrize("endpoint", ["file_stream", "upload", "artifact_upload"])
+def test_what_the_server_refused_is_never_called_delivered(arena: Arena, endpoint: str) -> None:
+    """`wandb sync` exits 0 and writes its marker all the same: only the read-back knows."""
+    arena.fragments.add("rich")
+    arena.server.set_faults([Fault(FaultKind.STATUS, endpoint, status=403)])
+    arena.syncing.once(everything=True)
+    assert arena.states() == [State.DEFERRED]
+    arena.server.clear_faults()
+    arena.settle()
+    verdict = arena.judge()
+    assert verdict.clean and verdict.delivered == verdict.rows_logged, str(verdict)
+
+
+def test_two_syncers_that_deliver_to_one_run_at_once_send_each_row_once(arena: Arena) -> None:
+    name = arena.fragments.add("thousand")
+    replay(arena.spool, arena.fragments.entry(name), State.INCOMING, Replay())
+    arena.server.set_faults([Fault(FaultKind.SLOW, "graphql:UpsertBucket", seconds=1.5)])
+    names = sorted(arena.spool.scan())
+    syncers = [arena.syncing.start("sync", "--patience", "1", each) for each in names]
+    for syncer in syncers:
+        syncer.communicate(timeout=120)
+    arena.settle()
+    verdict = arena.judge()
+    report = arena.server.report().run(arena.fragments.entry(name).run_id or "")
+    assert verdict.doubled == 0 and report.lines == 1000, f"{verdict}\n{report.lines} lines"
+
+
+def test_restarted_trajectory_is_the_true_one_and_fragments_arrive_in_their_order(arena: Arena) -> None:
+    """The second fragment's clock is behind: its predecessor decides, not the time."""
+    for shape in ("front", "rear", "third"):
+        arena.fragments.add(shape, "chain")
+    arena.settle()
+    verdict = arena.judge()
+    assert verdict.clean, str(verdict)
+    assert arena.syncing.steps("chain") == list(range(200))
+    values = arena.syncing.values("chain")
+    wanted = {step: step + (0.0 if step < 80 else 0.5 if step < 150 else 0.25) for step in range(200)}
+    assert {step: values[step] for step in wanted} == wanted
+    assert verdict.superseded == 20 + 30
+
+
+def test_no_step_moves_when_a_fragment_is_sent_twice(arena: Arena) -> None:
+    """Once killed in the middle, once answered late: the client would lift every step to what the server holds."""
+    arena.fragments.add("front", "chain")
+    arena.settle()
+    arena.fragments.add("rear", "chain")
+    arena.server.set_faults([Fault(FaultKind.RESET_AFTER, "file_stream", nth=1, times=3)])
+    arena.syncing.once(everything=True)
+    arena.settle()
+    verdict = arena.judge()
+    assert verdict.clean and verdict.moved == 0, str(verdict)
+    assert arena.syncing.steps("chain") == list(range(180))
+
+
+def test_saved_file_that_is_overwritten_after_the_run_arrives_as_it_was(arena: Arena, tmp_path: Path) -> None:
+    name = arena.fragments.add("rich", seal=False)
+    original = tmp_path / "model.bin"
+    run = arena.fragments.entry(name).run_directory(arena.spool.root)
+    content = (run / "files" / "model.bin").read_bytes()
+    (run / "files" / "model.bin").unlink()
+    original.write_bytes(content)
+    (run / "files" / "model.bin").symlink_to(original)
+    seal_fragment(arena.spool, arena.fragments.place(name), hook=True)
+    original.write_bytes(b"the next run's weights, of another size")
+    arena.settle()
+    run_id = arena.fragments.entry(name).run_id or ""
+    assert arena.server.report().run(run_id).files["model.bin"].size_bytes == len(content)
+    assert arena.judge().clean
+
+
+def test_syncers_clock_may_jump_both_ways(arena: Arena) -> None:
+    """A not-before time a year ahead, a pass a year in the past and one in the future: nothing waits for ever."""
+    from wandb_spool.syncer.service import Options, sync_once
+
+    arena.fragments.add("tiny")
+    arena.server.down()
+    now = 1_795_000_000.0
+    for shift in (0.0, 3.15e7, -3.15e7, 0.0):
+        sync_once(
+            arena.spool, arena.syncing.configuration(), arena.syncing.environment(), Options(patience_s=0.0),
+            now_s=lambda shift=shift: now + shift,
+        )  # fmt: skip
+        assert arena.states() == [State.DEFERRED]
+    arena.server.up()
+    sync_once(
+        arena.spool, arena.syncing.configuration(), arena.syncing.environment(), Options(patience_s=2.0),
+        now_s=lambda: now - 3.15e7,
+    )  # fmt: skip
+    assert arena.states() == [State.DELIVERED]
+    assert arena.judge().clean
+
+
+def test_two_daemons_and_a_deaf_watcher_deliver_everything_once(arena: Arena) -> None:
+    """No event ever comes (their directories are on a mount that tells nothing): the scan finds the work."""
+    arena.syncing.write_configuration()
+    words = ("daemon", "--scan", "0.5", "--patience", "1")
+    daemons = [arena.syncing.start(*words) for _ in range(2)]
+    try:
+        for shape in ("tiny", "thousand", "rear"):
+            arena.fragments.add(shape)
+        for shape in ("front", "rear"):
+            arena.fragments.add(shape, "chain")
+        _until_delivered(arena.spool)
+    finally:
+        for daemon in daemons:
+            daemon.terminate()
+        told = [daemon.communicate(timeout=30)[0] for daemon in daemons]
+    assert [daemon.returncode for daemon in daemons] == [0, 0], told
+    verdict = arena.judge()
+    assert verdict.clean, f"{verdict}\n{told}"
+
+
+def _until_delivered(spool: Spool, timeout_s: float = 60.0) -> None:
+    import time
+
+    deadline = time.monotonic() + timeout_s
+    while {place.state for place in spool.scan().values()} != {State.DELIVERED}:
+        assert time.monotonic() < deadline, spool.scan()
+        time.sleep(0.1)
+
+
+def test_fragments_class_makes_what_it_says(arena: Arena) -> None:
+    """The attacks stand on copies of real runs: they are as whole as the real ones."""
+    assert isinstance(arena.fragments, Fragments) and os.path.isdir(arena.spool.root)
+    name = arena.fragments.add("tiny")
+    assert arena.fragments.entry(name).rows == 20
