@@ -16,7 +16,6 @@ import hashlib
 import os
 import secrets
 import shutil
-import stat
 import time
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -32,7 +31,7 @@ from .found_runs import FoundRun
 from .layout import FORMAT, FRAGMENT_NAME, LaunchPaths, new_launch_name
 from .log import artifacts
 from .queue import Place, Spool
-from .seal import SEALED_ELSEWHERE, local_paths, seal_fragment
+from .seal import SEALED_ELSEWHERE, local_paths, seal_fragment, share
 from .states import State
 
 _SKIPPED = frozenset({"debug-core.log"})  # a link into the user's cache, to a log that all runs share
@@ -129,8 +128,8 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
     adoption = Adoption(run.identity, str(run.path), entry.name, run.log_bytes, done=False)
     note(spool, [adoption])
     copied = _bring(spool, run, launch, entry, directory, mode)
-    place = seal_fragment(spool, Place(entry.name, State.OPEN, str(spool.paths.entry(State.OPEN, entry.name))), hook=False,
-                          hold=placement.hold is not None)  # fmt: skip
+    opened = Place(entry.name, State.OPEN, str(spool.paths.entry(State.OPEN, entry.name)))
+    place = seal_fragment(spool, opened, hook=False, hold=placement.hold is not None)
     if placement.hold is not None and place.state is State.HELD:
         _say_why(spool, place, placement.hold)
     note(spool, [replace(adoption, done=True)])
@@ -169,7 +168,7 @@ def _bring(spool: Spool, run: FoundRun, launch: AdoptedLaunch, entry: Entry, dir
         durable.rename(run.path, directory)
         if mode is Mode.IN_PLACE:
             os.symlink(directory, run.path)
-        _set_modes(spool, directory)
+        share(spool, directory)
         return False
     temporary = directory.parent / f"{durable.TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     try:
@@ -241,18 +240,6 @@ def _copy_file(source: Path, target: Path, mode: int) -> None:
         raise storage_error("copy", target, error) from error
     finally:
         os.close(fd)
-
-
-def _set_modes(spool: Spool, directory: Path) -> None:
-    """wandb makes directories 0755 and logs 0644; in a spool they are as private as the rest."""
-    for base, _, files in os.walk(directory):
-        for path, mode in ((base, spool.directory_mode), *((os.path.join(base, n), spool.file_mode) for n in files)):
-            try:
-                status = os.lstat(path)
-                if path == base or (stat.S_ISREG(status.st_mode) and status.st_nlink == 1):
-                    os.chmod(path, mode)
-            except OSError:
-                continue  # somebody else's file: the seal reads it all the same
 
 
 def _say_why(spool: Spool, place: Place, why: str) -> None:

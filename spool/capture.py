@@ -16,7 +16,7 @@ import shutil
 import stat
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from .durable import TEMPORARY_PREFIX
 from .errors import StorageError, storage_error
@@ -197,6 +197,38 @@ def open_regular(path: Path, *, follow: bool = False) -> int:
     return fd
 
 
+def open_below(root: Path, relative: str) -> int:
+    """Open a regular file below a directory, following no link on the way.
+
+    Raises ValueError for a link, a directory or a device, FileNotFoundError, NotADirectoryError or another OSError.
+    """
+    parts = PurePosixPath(relative).parts
+    if not parts or ".." in parts or parts[0] == "/":
+        raise ValueError("not a path below the directory")
+    at = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        for part in parts[:-1]:
+            below = _open_at(part, at, os.O_DIRECTORY)
+            os.close(at)
+            at = below
+        fd = _open_at(parts[-1], at, os.O_NONBLOCK)
+    finally:
+        os.close(at)
+    if not stat.S_ISREG(os.fstat(fd).st_mode):
+        os.close(fd)
+        raise ValueError("not a regular file")
+    return fd
+
+
+def _open_at(name: str, directory: int, flags: int) -> int:
+    try:
+        return os.open(name, os.O_RDONLY | os.O_NOFOLLOW | flags, dir_fd=directory)
+    except OSError as error:
+        if error.errno == errno.ELOOP or stat.S_ISLNK(os.lstat(name, dir_fd=directory).st_mode):
+            raise ValueError("a link") from error
+        raise
+
+
 def copy_descriptor(source: int, target: Path) -> None:
     """Put a durable copy of an open file at `target`, by reflink where possible. Raises StorageError."""
     temporary = target.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
@@ -287,6 +319,7 @@ __all__ = [
     "copy_descriptor",
     "detach_links",
     "digest_file",
+    "open_below",
     "open_regular",
     "printable",
     "regular_files",

@@ -21,6 +21,7 @@ from wandb_spool.spool.layout import safe_relative
 from wandb_spool.spool.log import LogFacts, Row, canonical_text, facts, rows, value_digest
 from wandb_spool.spool.manifest import Manifest, SealedFile, read_manifest
 
+from .authors import author
 from .compare import Comparison, FragmentRows, StepDigest, compare, cuts
 from .failures import DeliveryError, Failure
 from .server import RemoteFile, RemoteRun, Server
@@ -72,6 +73,8 @@ class Evidence:
     """Digests of artifacts of which bytes were gone before the seal."""
     edit: Edit = field(default_factory=Edit)
     """What a person changed of the run before its delivery."""
+    author: str = ""
+    """Whose launch it is, by the file system."""
 
 
 @dataclass(frozen=True)
@@ -161,6 +164,7 @@ def examine(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None)
         lost_files=tuple(name for name in named if name not in by_name and not glob.has_magic(name)),
         lost_artifacts=frozenset(str(item["digest"]) for item in sealed.manifest.artifacts if item.get("incomplete")),
         edit=_edit(root, sealed.entry),
+        author=author(launch),
     )
 
 

@@ -36,6 +36,7 @@ from wandb_spool.spool.log import (
 )
 from wandb_spool.spool.manifest import Manifest
 
+from .authors import is_foreign, private_copy
 from .compare import FragmentRows, Steps
 from .failures import DeliveryError, Failure
 
@@ -95,6 +96,9 @@ def build(
     `root` is the spool's. Raises DeliveryError for what must not be followed, OSError when the scratch disk is full.
     """
     launch = entry.launch_directory(root)
+    foreign = is_foreign(launch)
+    if foreign:
+        launch = private_copy(launch, manifest, scratch / "copy", tick)
     directory = scratch / _offline_name(manifest.fragment)
     directory.mkdir(parents=True)
     sealed_log = next((item for item in manifest.files if item.kind == "log"), None)
@@ -103,7 +107,7 @@ def build(
     source = launch / sealed_log.path
     log = directory / f"run-{target.run_id}.wandb"
     _link_files(launch, entry, manifest, directory, content.unwanted_files)
-    transforms = _transforms(launch, manifest, target, content, scratch)
+    transforms = _transforms(launch, manifest, target, content, scratch, foreign=foreign)
     rewritten = (
         bool(transforms)
         or bool(content.others)
@@ -146,7 +150,9 @@ def _link_files(launch: Path, entry: Entry, manifest: Manifest, directory: Path,
         link.symlink_to(launch / item.path)
 
 
-def _transforms(launch: Path, manifest: Manifest, target: Target, content: Content, scratch: Path) -> list[Transform]:
+def _transforms(
+    launch: Path, manifest: Manifest, target: Target, content: Content, scratch: Path, *, foreign: bool
+) -> list[Transform]:
     transforms: list[Transform] = []
     rows = content.rows
     whole = content.others is not None
@@ -164,8 +170,8 @@ def _transforms(launch: Path, manifest: Manifest, target: Target, content: Conte
         transforms.append(override_run(entity=target.entity, project=target.project, run_id=target.run_id))
     if content.attributes:
         transforms.append(override_run(**content.attributes))
-    moved = _moved(launch, manifest)
-    if moved:
+    moved = _moved(launch, manifest, foreign=foreign)
+    if moved is not None:
         transforms.append(_artifact_paths(moved, scratch))
     return transforms
 
@@ -202,20 +208,24 @@ def _write_numbered(writer: LogWriter, record: Record, number: Transform) -> Non
         writer.write(numbered)
 
 
-def _moved(launch: Path, manifest: Manifest) -> dict[str, str]:
-    """Where the artifact bytes lie now that the log names elsewhere."""
+def _moved(launch: Path, manifest: Manifest, *, foreign: bool) -> dict[str, str] | None:
+    """Where the artifact bytes lie now; None where the log names nothing else than what is there."""
     staged = (item for item in manifest.files if item.kind == "staged" and item.source)
     now = {str(item.source): str(launch / item.path) for item in staged}
-    return now if any(source != place for source, place in now.items()) else {}
+    moved = any(source != place for source, place in now.items())
+    unlisted = any(item.get("incomplete") for item in manifest.artifacts)
+    return now if moved or unlisted or foreign else None
 
 
 def _artifact_paths(moved: dict[str, str], scratch: Path) -> Transform:
+    """A path that the manifest doesn't list leads nowhere: what may stand there now is not what was logged."""
+
     def place(path: str) -> str:
-        return moved.get(path, path)
+        return moved.get(path, str(scratch / "not-sealed")) if path else path
 
     def manifest_place(path: str) -> str:
-        if not path:
-            return path
+        if path not in moved:
+            return place(path)
         rewritten = scratch / f"manifest-{time.monotonic_ns()}.jsonl.gz"
         rewrite_manifest_file(Path(place(path)), rewritten, place)
         return str(rewritten)
