@@ -211,7 +211,10 @@ def test_an_index_that_leads_out_or_clashes_is_refused(bundle: Path, refuse: Ref
 
 def test_an_index_whose_parts_contradict_each_other_is_refused(bundle: Path, refuse: Refuse) -> None:
     def changed(change: Callable[[dict[str, Any]], object]) -> bytes:
-        return sealed_again(bundle, lambda index, contents: change(index) and None)
+        def apply(index: dict[str, Any], contents: dict[str, bytes]) -> None:
+            change(index)
+
+        return sealed_again(bundle, apply)
 
     def first(index: dict[str, Any]) -> dict[str, Any]:
         found = index["fragments"][0]
@@ -295,7 +298,11 @@ def test_a_large_bundle_cut_at_every_megabyte_is_refused(tmp_path: Path, refuse:
     content = os.urandom(6 << 20)
     receipts = Member("receipts.jsonl", len(content), sha256(content))
     written = io.BytesIO()
-    writer = BundleWriter(lambda data: written.write(data) and None, Index(Kind.RECEIPTS, "1" * 32, (), (receipts,)))
+
+    def sink(data: bytes) -> None:
+        written.write(data)
+
+    writer = BundleWriter(sink, Index(Kind.RECEIPTS, "1" * 32, (), (receipts,)))
     writer.add(receipts, iter([content]))
     writer.finish()
     whole = written.getvalue()
