@@ -85,7 +85,7 @@ def test_true_marker_sends_nothing_and_a_false_one_sends_what_is_missing(
     plain_sync(tree, rehearsal, tree.run_directory("synced"))
     rehearsal.clear_faults()
     assert Path(f"{tree.log('plain')}.synced").exists() and Path(f"{tree.log('synced')}.synced").exists()
-    body = tree.adopted("--check", **rehearsal.environment())
+    body = tree.adopted("--check", more=rehearsal.environment())
     assert body["counts"]["delivered already"] == 1 and body["counts"]["complete"] == 1
     said = {run["run_id"]: run["server"] for run in body["runs"]}
     assert said["plain"].startswith("20 of 20 rows") and said["synced"].startswith("0 of 20 rows")

@@ -73,7 +73,7 @@ class Tree:
         settle(target)
         return target
 
-    def adopt(self, *words: str, code: int = 0, where: Path | None = None, **more: str) -> str:
+    def adopt(self, *words: str, code: int = 0, where: Path | None = None, more: dict[str, str] | None = None) -> str:
         done = subprocess.run(
             [
                 sys.executable,
@@ -85,7 +85,7 @@ class Tree:
                 str(self.spool_root),
                 *words,
             ],
-            env=environment(self.home, **more),
+            env={**environment(self.home), **(more or {})},
             cwd=self.home,
             capture_output=True,
             text=True,
@@ -96,8 +96,8 @@ class Tree:
         assert "Traceback" not in done.stderr
         return done.stdout + done.stderr
 
-    def adopted(self, *words: str, code: int = 0, **more: str) -> dict[str, Any]:
-        body: dict[str, Any] = json.loads(self.adopt("--json", *words, code=code, **more))
+    def adopted(self, *words: str, code: int = 0, more: dict[str, str] | None = None) -> dict[str, Any]:
+        body: dict[str, Any] = json.loads(self.adopt("--json", *words, code=code, more=more))
         return body
 
     @property

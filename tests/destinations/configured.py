@@ -44,6 +44,9 @@ class Person:
         path.chmod(0o600)
 
     def __call__(self, *words: str, code: int | None = 0, **environ: str) -> str:
+        return self.with_environment(environ, *words, code=code)
+
+    def with_environment(self, environ: dict[str, str], *words: str, code: int | None = 0) -> str:
         process = subprocess.Popen(
             [sys.executable, "-m", "wandb_spool", words[0], "--spool", str(self.spool.root), *words[1:]],
             env={**_without_certificates(scrubbed(self.home)), **environ},
@@ -62,8 +65,8 @@ class Person:
         assert code is None or process.returncode == code, (process.returncode, told)
         return told
 
-    def sync(self, code: int | None = 0, **environ: str) -> str:
-        return self("sync", "--all", "--patience", "5", code=code, **environ)
+    def sync(self, *, code: int | None = 0, environ: dict[str, str] | None = None) -> str:
+        return self.with_environment(environ or {}, "sync", "--all", "--patience", "5", code=code)
 
     def _watch(self, done: threading.Event) -> None:
         """What `ps` shows of every process meanwhile."""

@@ -75,7 +75,7 @@ def test_entity_that_the_key_cant_write_to_is_told_and_nothing_is_sent(
     fragments: Fragments, person: Person, cloud: RehearsalServer, bob: Account
 ) -> None:
     name = fragments.add("tiny", "run-3", entity="ada")
-    person.sync(code=3, WANDB_BASE_URL=cloud.base_url, WANDB_API_KEY=bob.key)
+    person.sync(code=3, environ={"WANDB_BASE_URL": cloud.base_url, "WANDB_API_KEY": bob.key})
     assert fragments.state(name) == "quarantined"
     told = why(fragments.entry(name))
     assert told.startswith("refused: ") and "--entity" in told
@@ -83,7 +83,7 @@ def test_entity_that_the_key_cant_write_to_is_told_and_nothing_is_sent(
     assert person.seen_by_others(bob.key) == []
     person("edit", name, "--entity", "bob")
     person("release", name)
-    person.sync(WANDB_BASE_URL=cloud.base_url, WANDB_API_KEY=bob.key)
+    person.sync(environ={"WANDB_BASE_URL": cloud.base_url, "WANDB_API_KEY": bob.key})
     assert runs(cloud) == {"bob/delivery/run-3"}
 
 
@@ -91,7 +91,7 @@ def test_project_that_does_not_exist_yet_is_made(
     fragments: Fragments, person: Person, cloud: RehearsalServer, bob: Account
 ) -> None:
     fragments.add("tiny", "run-4", project="brand-new")
-    person.sync(WANDB_BASE_URL=cloud.base_url, WANDB_API_KEY=bob.key)
+    person.sync(environ={"WANDB_BASE_URL": cloud.base_url, "WANDB_API_KEY": bob.key})
     assert runs(cloud) == {"bob/brand-new/run-4"}
 
 
@@ -132,7 +132,7 @@ def test_no_key_or_a_wrong_one_pauses_the_destination_and_is_not_shown(
 ) -> None:
     name = fragments.add("tiny", "run-8")
     environ = {"WANDB_API_KEY": key} if key else {}
-    told = person.sync(code=3, WANDB_BASE_URL=cloud.base_url, **environ)
+    told = person.sync(code=3, environ={"WANDB_BASE_URL": cloud.base_url, **environ})
     assert "key" in told and fragments.state(name) == "deferred"
     assert fragments.entry(name).attempts == 0
     if key:

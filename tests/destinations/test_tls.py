@@ -79,7 +79,9 @@ def test_ca_and_proxy_of_a_destination_lead_to_a_private_server(
     )
     name = fragments.add("rich", "run-1")
     # What a destination says outranks the environment.
-    person.sync(REQUESTS_CA_BUNDLE="/etc/ssl/certs/ca-certificates.crt", HTTPS_PROXY="http://127.0.0.1:9")
+    person.sync(
+        environ={"REQUESTS_CA_BUNDLE": "/etc/ssl/certs/ca-certificates.crt", "HTTPS_PROXY": "http://127.0.0.1:9"}
+    )
     assert fragments.state(name) == "delivered"
     assert arrived(secure, "run-1")
     assert set(tunnel.asked) == {f"CONNECT {HOST}:443"}
@@ -98,7 +100,7 @@ def test_proxy_and_certificates_of_the_environment_are_kept(
 ) -> None:
     fragments.add("tiny", "run-2")
     environ = {variable: str(certificates.authority), "HTTPS_PROXY": tunnel.address}
-    person.sync(WANDB_BASE_URL=f"https://{HOST}", WANDB_API_KEY=secure.api_key, **environ)
+    person.sync(environ=environ | {"WANDB_BASE_URL": f"https://{HOST}", "WANDB_API_KEY": secure.api_key})
     assert arrived(secure, "run-2") == list(range(20))
 
 
@@ -107,7 +109,7 @@ def test_certificate_that_nobody_vouches_for_is_told_as_tls_and_not_as_a_bad_key
 ) -> None:
     name = fragments.add("tiny", "run-3")
     environ = {"WANDB_BASE_URL": f"https://{HOST}", "WANDB_API_KEY": secure.api_key, "HTTPS_PROXY": tunnel.address}
-    person.sync(code=75, **environ)
+    person.sync(code=75, environ=environ)
     told = why(fragments.entry(name))
     assert told.startswith("tls: ") and "set `ca`" in told and "the key is not the problem" in told
     assert fragments.entry(name).attempts == 0
@@ -126,10 +128,10 @@ def test_proxy_that_asks_for_a_login_is_told_and_its_password_is_not(
             "WANDB_API_KEY": secure.api_key,
             "SSL_CERT_FILE": str(certificates.authority),
         }
-        person.sync(code=75, HTTPS_PROXY=tunnel.address, **environ)
+        person.sync(code=75, environ=environ | {"HTTPS_PROXY": tunnel.address})
         assert fragments.state(name) == "deferred"
         known = tunnel.address.replace("http://", "http://ada:hush-hush-word@")
-        person.sync(HTTPS_PROXY=known, **environ)
+        person.sync(environ=environ | {"HTTPS_PROXY": known})
     assert arrived(secure, "run-4") == list(range(20))
     assert person.seen_by_others("hush-hush-word") == []
 
@@ -139,5 +141,5 @@ def test_server_that_can_be_reached_directly_needs_only_the_authority(
 ) -> None:
     fragments.add("tiny", "run-5")
     environ = {"WANDB_BASE_URL": secure.base_url, "WANDB_API_KEY": secure.api_key}
-    person.sync(SSL_CERT_FILE=str(certificates.authority), **environ)
+    person.sync(environ=environ | {"SSL_CERT_FILE": str(certificates.authority)})
     assert arrived(secure, "run-5") == list(range(20))

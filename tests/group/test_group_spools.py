@@ -60,7 +60,7 @@ class Group:
 
     def sync(self, server: RehearsalServer, code: int | None = 0) -> str:
         words = ("sync", "--all", "--patience", "5", "--spool", str(self.root))
-        return self.service.spool(*words, code=code, **server.environment())
+        return self.service.spool(*words, code=code, environ=server.environment())
 
     def entries(self, state: State) -> dict[str, Entry]:
         return {str(entry.run_id): entry for entry in map(self.spool.read, self.spool.places(state))}
@@ -76,8 +76,15 @@ def group() -> Iterator[Group]:
         python = interpreter(base / "python")
         if not runs(python):
             pytest.skip("other users can't run this Python")
-        users = [User.make(base, python, uid, name) for uid in (ADA, BOB, SERVICE)]
-        made = Group(base, base / "spool", name, *users, User.make(base, python, STRANGER))
+        made = Group(
+            base=base,
+            root=base / "spool",
+            name=name,
+            ada=User.make(base, python, ADA, name),
+            bob=User.make(base, python, BOB, name),
+            service=User.make(base, python, SERVICE, name),
+            stranger=User.make(base, python, STRANGER),
+        )
         made.ada.spool("init", str(made.root), "--group", name, "--no-remember", umask=0o077)
         yield made
 
@@ -209,7 +216,7 @@ def test_anothers_launch_in_a_spool_of_ones_own_is_refused(group: Group, rehears
     launch = spool.read(place).launch_directory(private)
     os.chown(launch, ADA, -1)
     launch.chmod(0o777)
-    group.service.spool("sync", "--spool", str(private), code=3, **rehearsal.environment())
+    group.service.spool("sync", "--spool", str(private), code=3, environ=rehearsal.environment())
     (place,) = spool.places(State.QUARANTINED)
     assert f"belongs to {ADA}, and this spool is not a shared one" in (spool.read(place).reason or "")
     assert not rehearsal.report().runs

@@ -78,7 +78,9 @@ class User:
         os.chown(home, uid, uid)
         return cls(uid, home, tuple(grp.getgrnam(name).gr_gid for name in groups), python)
 
-    def __call__(self, *words: str, code: int | None = 0, umask: int = 0o022, **environ: str) -> str:
+    def __call__(
+        self, *words: str, code: int | None = 0, umask: int = 0o022, environ: dict[str, str] | None = None
+    ) -> str:
         kept = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(self.home), "USER": f"u{self.uid}"}
         done = subprocess.run(
             words,
@@ -86,7 +88,7 @@ class User:
             group=self.uid,
             extra_groups=list(self.groups),
             umask=umask,
-            env={**kept, "TMPDIR": str(self.home), "WANDB_SILENT": "true", **environ},
+            env={**kept, "TMPDIR": str(self.home), "WANDB_SILENT": "true", **(environ or {})},
             cwd=self.home,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
@@ -96,5 +98,7 @@ class User:
         assert code is None or done.returncode == code, (done.returncode, done.stdout)
         return done.stdout
 
-    def spool(self, *words: str, code: int | None = 0, umask: int = 0o022, **environ: str) -> str:
-        return self(self.python, "-m", "wandb_spool", *words, code=code, umask=umask, **environ)
+    def spool(
+        self, *words: str, code: int | None = 0, umask: int = 0o022, environ: dict[str, str] | None = None
+    ) -> str:
+        return self(self.python, "-m", "wandb_spool", *words, code=code, umask=umask, environ=environ)
