@@ -58,7 +58,7 @@ def test_an_entry_in_two_directories_is_repaired_and_delivered_once(syncing: Syn
     done = syncing.run("sync")
     assert f"{name}: was also in incoming; deferred stands" in done.stderr
     assert fragments.state(name) == "delivered"
-    assert [path for path in fragments.spool.root.glob("queue/**/*.json")] == [fragments.place(name).path]
+    assert list(fragments.spool.root.glob("queue/**/*.json")) == [fragments.place(name).path]
     assert syncing.server.report().run(fragments.entry(name).run_id or "").once_and_in_place
 
 
