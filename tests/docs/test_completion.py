@@ -38,6 +38,6 @@ def test_completion_is_installed_for_a_shell(tmp_path: Path, shell: str) -> None
     environ = {**os.environ, "HOME": str(tmp_path), "SHELL": f"/bin/{shell}"}
     words = [sys.executable, "-m", "wandb_spool", "--install-completion", shell]
     done = subprocess.run(words, env=environ, capture_output=True, text=True, timeout=60)
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     written = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert any("_WANDB_SPOOL_COMPLETE" in path.read_text() for path in written), written
