@@ -100,19 +100,24 @@ def fragment_name(run: FoundRun) -> str:
     return f"offline-run-{stamp}-{run_id[:128]}"
 
 
-def same_file_system(path: Path, spool: Spool) -> bool:
-    return path.stat().st_dev == spool.root.stat().st_dev
+def same_file_system(path: Path, root: Path) -> bool:
+    """Whether a run directory can be renamed into a spool, which may still have to be made."""
+    return path.stat().st_dev == _existing(root).stat().st_dev
 
 
-def require_room(spool: Spool, wanted_bytes: int) -> None:
+def _existing(root: Path) -> Path:
+    return next(path for path in (root, *root.parents) if path.exists())
+
+
+def require_room(root: Path, wanted_bytes: int) -> None:
     """Raise UsageError when copies of so many bytes would not fit. Reflinks may need less; nobody can know before."""
-    free = shutil.disk_usage(spool.root).free
+    free = shutil.disk_usage(_existing(root)).free
     if wanted_bytes > free:
         from .words import size
 
         raise UsageError(
             f"{size(wanted_bytes)} have to be copied and only {size(free)} are free; nothing was adopted",
-            path=spool.root,
+            path=root,
             hint="--move or --in-place on the same file system copy nothing; or adopt a part of it",
         )
 
@@ -161,7 +166,7 @@ def _entry(spool: Spool, launch: AdoptedLaunch, placement: Placement, directory:
 
 def _bring(spool: Spool, run: FoundRun, launch: AdoptedLaunch, entry: Entry, directory: Path, mode: Mode) -> bool:
     """Put the run directory and its entry in place; returns whether that took a copy."""
-    rename = mode is not Mode.COPY and same_file_system(run.path, spool) and not _has_relative_links(run.path)
+    rename = mode is not Mode.COPY and same_file_system(run.path, spool.root) and not _has_relative_links(run.path)
     if rename:
         _keep_own_artifact_bytes(run, launch)
         spool.add(entry)

@@ -97,7 +97,6 @@ def _nothing(directories: Sequence[Path], found: Search) -> str:
 
 def bring_in(spool: Spool, work: Work, answer: Callable[[Group], str], progress: Callable[[int], None]) -> None:
     """Adopt what the plan wants, fragments of one run in their order; one failure does not stop the others."""
-    _require(spool, work)
     launches = _Launches(spool)
     jobs = [(group, answer(group) if group.doubts else "continue") for group in work.plan.groups]
     with ThreadPoolExecutor(_WORKERS) as pool:
@@ -106,9 +105,10 @@ def bring_in(spool: Spool, work: Work, answer: Callable[[Group], str], progress:
             progress(len(results))
 
 
-def _require(spool: Spool, work: Work) -> None:
+def require(work: Work) -> None:
+    """Raise UsageError for what can't be done as a whole, before anything is made."""
     wanted = work.plan.wanted
-    elsewhere = [run for run in wanted if not same_file_system(run.path, spool)]
+    elsewhere = [run for run in wanted if not same_file_system(run.path, work.root)]
     if work.mode is Mode.IN_PLACE and elsewhere:
         raise UsageError(
             f"--in-place renames run directories into the spool, and {count(len(elsewhere), 'run')} lie on another"
@@ -116,7 +116,7 @@ def _require(spool: Spool, work: Work) -> None:
             hint="--copy, or --move, which copies across file systems and then deletes",
         )
     copied = wanted if work.mode is Mode.COPY else elsewhere
-    require_room(spool, sum(run.size_bytes for run in copied))
+    require_room(work.root, sum(run.size_bytes for run in copied))
 
 
 class _Launches:
@@ -347,4 +347,4 @@ def ask(group: Group) -> str:
             return "hold"
 
 
-__all__ = ["Work", "as_json", "ask", "bring_in", "emit", "exit_code", "outcome", "report", "survey"]
+__all__ = ["Work", "as_json", "ask", "bring_in", "emit", "exit_code", "outcome", "report", "require", "survey"]

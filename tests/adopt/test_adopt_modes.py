@@ -52,6 +52,7 @@ def test_in_place_refuses_another_file_system_and_touches_nothing(tree: Tree) ->
         told = tree.adopt("--in-place", code=2)
         assert "another file system" in told and "nothing was adopted" in told
         assert tree.fingerprint() == before
+        assert not tree.spool_root.exists()
         tree.adopt("--move")
         assert not list(tree.root.rglob("*.wandb"))
         assert tree.counts() == {"incoming": 1}

@@ -55,6 +55,7 @@ def command(
         for line in adoption.report(work):
             emit(line)
     if not dry_run:
+        adoption.require(work)
         with _progress(len(work.plan.wanted)) as advance:
             adoption.bring_in(opened or Spool.create(root), work, adoption.ask, advance)
     if json:
