@@ -5,8 +5,8 @@
     python benchmarks/soak.py --seed 17 --schedules 1        # one attack again
 
 Each number is an attack (`tests/proof/schedules.py`): some runs, at least five faults of the server, at least one kill,
-then recovery, delivery and the judge. Exit code 1 when the judge finds anything missing, doubled or moved; the numbers of
-those attacks are printed.
+then recovery, delivery and the judge. Exit code 1 when the judge finds anything missing, doubled or moved; the numbers
+of those attacks are printed.
 """
 
 from __future__ import annotations

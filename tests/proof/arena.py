@@ -1,8 +1,8 @@
 """A place to attack: a spool, a syncer and a rehearsal server of its own, and the one judge that ends every attack.
 
 The judge is the balance of `verify --remote`, and beside it what the server itself says of the lines that it was sent:
-each step once, on its place, each file byte for byte. Trainings are cheap: real logs under other ids, sealed by the real
-seal, unless the training itself is attacked.
+each step once, on its place, each file byte for byte. Trainings are cheap: real logs under other ids, sealed by the
+real seal, unless the training itself is attacked.
 """
 
 from __future__ import annotations
@@ -121,7 +121,7 @@ class Arena:
     # -- the end of an attack ----------------------------------------------------------------------------------------
 
     def settle(self, passes: int = 40) -> None:
-        """What a person and a patient syncer would do: recover, deliver, release what was set aside, till all is done."""
+        """What a person and a patient syncer would do: recover, deliver, release, until all is done."""
         for _ in range(passes):
             self.syncing.once(Options(patience_s=0.5, everything=True, stale_after_s=0.0))
             for place in list(self.spool.places(State.QUARANTINED)):
@@ -145,7 +145,10 @@ def judge(entries: list[Known], spool: Spool, syncing: Syncing, server: Rehearsa
     server.clear_faults()
     server.set_behaviour(late_s=0.0)
     found = balances(spool, entries, syncing.configuration(), syncing.environment())
-    report = server.report()
+    targets = {known.entry.target.path for known in entries if known.entry.target is not None}
+    whole = server.report()
+    ours = {key: run for key, run in whole.runs.items() if "/".join(key) in targets}
+    report = replace(whole, runs=ours)
     wrong = [*_balance_wrongs(found), *_file_wrongs(entries, spool, report), *_row_wrongs(entries, spool, report)]
     runs = list(report.runs.values())
     return Verdict(
@@ -168,7 +171,8 @@ def _balance_wrongs(found: Sequence[RunBalance]) -> Iterator[str]:
         if not balance.holds:
             yield f"{balance.run_id}: the balance does not hold: {balance.as_json()}"
         if balance.doubled or balance.conflicting or balance.foreign:
-            yield f"{balance.run_id}: {balance.doubled} doubled, {balance.conflicting} conflicting, {balance.foreign} foreign"
+            odd = f"{balance.doubled} doubled, {balance.conflicting} conflicting, {balance.foreign} foreign"
+            yield f"{balance.run_id}: {odd}"
 
 
 def _run_of(entry: Entry, report: Report) -> RunReport | None:

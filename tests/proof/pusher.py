@@ -28,6 +28,15 @@ mutation UpsertBucket($name: String, $entity: String, $project: String, $config:
   }
 }"""
 
+_FILES = """
+mutation CreateRunFiles($entity: String!, $project: String!, $run: String!, $files: [String!]!) {
+  createRunFiles(input: {entityName: $entity, projectName: $project, runName: $run, files: $files}) {
+    runID
+    uploadHeaders
+    files { name uploadUrl }
+  }
+}"""
+
 
 @dataclass
 class Pusher:
@@ -65,11 +74,11 @@ def _send(view: View, base_url: str, key: str, *, half: bool, twice: bool) -> No
     with requests.Session() as session:
         session.auth = ("api", key)
         config = json.dumps({name: {"value": value} for name, value in found.config.items()})
-        variables = {"name": found.run_id, "entity": found.entity, "project": found.project, "config": config}
-        body = {"operationName": "UpsertBucket", "query": _UPSERT, "variables": variables}
-        answer = session.post(f"{base_url}/graphql", json=body, timeout=10)
-        answer.raise_for_status()
-        held = answer.json()["data"]["upsertBucket"]["bucket"]["historyLineCount"] or 0
+        run = {"entity": found.entity, "project": found.project}
+        created = _ask(session, base_url, "UpsertBucket", _UPSERT, {**run, "name": found.run_id, "config": config})
+        held = created["upsertBucket"]["bucket"]["historyLineCount"] or 0
+        if not half:
+            _upload(view.directory / "files", session, base_url, {**run, "run": found.run_id})
         lines = [json.dumps({**row.values, "_step": row.step}) for row in rows(view.log)]
         lines = lines[: len(lines) // 2] if half else lines
         stream: dict[str, Any] = {"files": {"wandb-history.jsonl": {"offset": held, "content": lines}}}
@@ -79,3 +88,19 @@ def _send(view: View, base_url: str, key: str, *, half: bool, twice: bool) -> No
         for _ in range(2 if twice else 1):
             url = f"{base_url}/files/{found.entity}/{found.project}/{found.run_id}/file_stream"
             session.post(url, json=stream, timeout=10).raise_for_status()
+
+
+def _ask(session: requests.Session, base_url: str, name: str, query: str, variables: Mapping[str, object]) -> Any:
+    body = {"operationName": name, "query": query, "variables": dict(variables)}
+    answer = session.post(f"{base_url}/graphql", json=body, timeout=10)
+    answer.raise_for_status()
+    return answer.json()["data"]
+
+
+def _upload(directory: Path, session: requests.Session, base_url: str, run: Mapping[str, object]) -> None:
+    names = sorted(path.relative_to(directory).as_posix() for path in directory.rglob("*") if path.is_file())
+    if names:
+        made = _ask(session, base_url, "CreateRunFiles", _FILES, {**run, "files": names})
+        for item in made["createRunFiles"]["files"]:
+            content = (directory / item["name"]).read_bytes()
+            requests.put(item["uploadUrl"], data=content, timeout=10).raise_for_status()

@@ -1,7 +1,7 @@
 """A whole attack that a number names: which runs, which faults of the server, who is killed when; and its end.
 
-The same number draws the same attack. What depends on time (how far a process got when it was killed) may differ between
-two machines; which requests go wrong, who is killed and at which durable step does not.
+The same number draws the same attack. What depends on time (how far a process got when it was killed) may differ
+between two machines; which requests go wrong, who is killed and at which durable step does not.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A disk that answers with errors: every one is told with its path and mend, nothing is half, and the next try works."""
+"""A disk that answers with errors: each is told with its path and mend, nothing is half, and the next try works."""
 
 from __future__ import annotations
 
@@ -91,16 +91,16 @@ def test_scratch_disk_that_is_full_holds_nothing_up_for_ever(tmp_path: Path, are
 
 
 def test_full_spool_never_says_delivered_before_the_receipt_is_on_the_disk(tmp_path: Path, arena: Arena) -> None:
-    with mounts.tmpfs(tmp_path / "small", "size=24m") as disk:
-        with Arena.open(disk / "arena", arena.fragments.templates) as small:
-            small.fragments.add("tiny")
-            ballast = mounts.fill(disk)
-            try:
-                small.syncing.once(everything=True, scratch=tmp_path)
-            except StorageError as error:
-                assert error.full
-            assert State.DELIVERED not in small.states()
-            ballast.unlink()
-            small.settle()
-            verdict = small.judge()
-            assert verdict.clean, str(verdict)
+    templates = arena.fragments.templates
+    with mounts.tmpfs(tmp_path / "small", "size=24m") as disk, Arena.open(disk / "arena", templates) as small:
+        small.fragments.add("tiny")
+        ballast = mounts.fill(disk)
+        try:
+            small.syncing.once(everything=True, scratch=tmp_path)
+        except StorageError as error:
+            assert error.full
+        assert State.DELIVERED not in small.states()
+        ballast.unlink()
+        small.settle()
+        verdict = small.judge()
+        assert verdict.clean, str(verdict)

@@ -37,7 +37,7 @@ def test_syncer_killed_before_every_durable_step_delivers_everything_once(arena:
 
 
 def test_launcher_killed_before_every_durable_step_loses_no_row(arena: Arena) -> None:
-    """Before the command starts there is nothing to lose; after its end everything is in the log and `recover` seals it."""
+    """Before the command starts there is nothing to lose; after its end everything is in the log, and is sealed."""
     trained = 0
     for step in range(200):
         code = TRAIN.format(number=step)

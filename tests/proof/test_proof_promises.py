@@ -1,4 +1,4 @@
-"""One attack for each mechanism that a promise rests on; benchmarks/mutations.py takes the mechanism out and sees it red."""
+"""One attack for each mechanism that a promise rests on; benchmarks/mutations.py takes it out and sees it red."""
 
 from __future__ import annotations
 
