@@ -3,8 +3,8 @@
     python benchmarks/peers.py --osh-python /path/to/venv/bin/python > table.md
 
 wandb-osh is looked for in the environment of `--osh-python` (`pip install wandb-osh` in a throw-away environment);
-without it its column says so. Every case starts from the same real runs, gets the same fault, and up to three tries: what a
-person with a retry loop would give it. Everything runs on loopback against the rehearsal server, with wandb's retries
+without it its column says so. Every case starts from the same real runs, gets the same fault, and up to three tries:
+what a person with a retry loop would give it. Everything runs on loopback against the rehearsal server, with wandb's retries
 shortened equally for all three, because their defaults end in minutes to days.
 """
 
@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
@@ -225,15 +224,16 @@ def _shoot(pid: int, name: str) -> bool:
 
 
 def _end(process: subprocess.Popen[bytes]) -> None:
-    family = []
+    family: list[psutil.Process] = []
     try:
         family = psutil.Process(process.pid).children(recursive=True)
     except psutil.Error:
         pass
-    for each in [*family, process]:
+    process.kill()
+    for child in family:
         try:
-            each.send_signal(signal.SIGKILL)
-        except (psutil.Error, ProcessLookupError):
+            child.kill()
+        except psutil.Error:
             pass
     process.wait(10)
 

@@ -112,7 +112,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def release(self, data: st.DataObject) -> None:
         self._move(self._draw(data, "held"), State.INCOMING)
 
-    @precondition(lambda self: {"held", "waiting"} & set(self.model.values()))
+    @precondition(lambda self: bool({"held", "waiting"} & set(self.model.values())))
     @rule(data=st.data())
     def discard(self, data: st.DataObject) -> None:
         self._move(self._draw(data, "held", "waiting"), State.DISCARDED)
@@ -129,7 +129,7 @@ class SpoolMachine(RuleBasedStateMachine):
         asked = Replay(run_id=f"again-{len(self.model)}-{self.directory.name}") if elsewhere else Replay()
         self.model[replay(self.spool, self.fragments.entry(name), State.DELIVERED, asked).name] = "waiting"
 
-    @precondition(lambda self: {"open", "held", "waiting"} & set(self.model.values()))
+    @precondition(lambda self: bool({"open", "held", "waiting"} & set(self.model.values())))
     @rule(data=st.data(), step=st.integers(0, 14))
     def crash(self, data: st.DataObject, step: int) -> None:
         """A person's move or a seal dies before one of its durable steps; the next one finds what is left."""
@@ -149,7 +149,7 @@ class SpoolMachine(RuleBasedStateMachine):
         assert found in (before, after)
         self.model[name] = found
 
-    @precondition(lambda self: {"open", "waiting"} & set(self.model.values()))
+    @precondition(lambda self: bool({"open", "waiting"} & set(self.model.values())))
     @rule(step=st.integers(0, 30))
     def crash_in_a_pass(self, step: int) -> None:
         self.pusher.mood = "well"

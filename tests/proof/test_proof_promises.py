@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +15,7 @@ from wandb_spool.spool.seal import seal_fragment
 from wandb_spool.spool.states import State
 from wandb_spool.syncer.rehearsal import Fault, FaultKind
 from wandb_spool.syncer.replaying import replay
+from wandb_spool.syncer.service import Options, sync_once
 
 from .arena import Arena
 
@@ -90,24 +92,23 @@ def test_saved_file_that_is_overwritten_after_the_run_arrives_as_it_was(arena: A
 
 def test_syncers_clock_may_jump_both_ways(arena: Arena) -> None:
     """A not-before time a year ahead, a pass a year in the past and one in the future: nothing waits for ever."""
-    from wandb_spool.syncer.service import Options, sync_once
-
     arena.fragments.add("tiny")
     arena.server.down()
     now = 1_795_000_000.0
-    for shift in (0.0, 3.15e7, -3.15e7, 0.0):
-        sync_once(
-            arena.spool, arena.syncing.configuration(), arena.syncing.environment(), Options(patience_s=0.0),
-            now_s=lambda shift=shift: now + shift,
-        )  # fmt: skip
+    year = 3.15e7
+    for at in (now, now + year, now - year, now):
+        _pass_at(arena, at)
         assert arena.states() == [State.DEFERRED]
     arena.server.up()
-    sync_once(
-        arena.spool, arena.syncing.configuration(), arena.syncing.environment(), Options(patience_s=2.0),
-        now_s=lambda: now - 3.15e7,
-    )  # fmt: skip
+    _pass_at(arena, now - year)
     assert arena.states() == [State.DELIVERED]
     assert arena.judge().clean
+
+
+def _pass_at(arena: Arena, now_s: float) -> None:
+    options = Options(patience_s=2.0)
+    configuration, environment = arena.syncing.configuration(), arena.syncing.environment()
+    sync_once(arena.spool, configuration, environment, options, now_s=lambda: now_s)
 
 
 def test_two_daemons_and_a_deaf_watcher_deliver_everything_once(arena: Arena) -> None:
@@ -131,8 +132,6 @@ def test_two_daemons_and_a_deaf_watcher_deliver_everything_once(arena: Arena) ->
 
 
 def _until_delivered(spool: Spool, timeout_s: float = 60.0) -> None:
-    import time
-
     deadline = time.monotonic() + timeout_s
     while {place.state for place in spool.scan().values()} != {State.DELIVERED}:
         assert time.monotonic() < deadline, spool.scan()
