@@ -36,7 +36,7 @@ class Mutation:
 PROMISES = "tests/proof/test_proof_promises.py::"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        "the read-back", "syncer/deliver.py", r"^    if standing\.complete:\n", "    if True:\n",
+        "the read-back", "syncer/deliver.py", r"^        if found\.standing\.complete:\n", "        if True:\n",
         f"{PROMISES}test_what_the_server_refused_is_never_called_delivered",
     ),
     Mutation(

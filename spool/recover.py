@@ -7,6 +7,7 @@ clock. A seal that rests on either is *provisional*: it is undone when the log g
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -61,14 +62,16 @@ def recover(
     stale_after_s: float = STALE_AFTER_S,
     writers_timeout_s: float = 2.0,
     slurm: Slurm | None = None,
-    thorough: bool = True,
+    thorough: bool | None = True,
 ) -> list[Recovered]:
     """Seal what the dead left; adopt run directories of launches whose entries were never written.
 
-    Returns a line for every open fragment, also for those that are left alone and why.
+    `thorough` is that of `orphans`; None looks for none. Returns a line for every open fragment, also for those that are
+    left alone and why.
     """
     slurm = Slurm() if slurm is None else slurm
-    orphans(spool, thorough=thorough)
+    if thorough is not None:
+        orphans(spool, thorough=thorough)
     told: list[Recovered] = []
     for place in sorted(spool.places(State.OPEN), key=lambda place: place.name):
         try:
@@ -220,10 +223,11 @@ def orphans(spool: Spool, *, thorough: bool = True) -> list[Place]:
 
 
 def _run_directories(spool: Spool, without: frozenset[str]) -> Iterator[tuple[Launch, Path]]:
-    for root in sorted(spool.paths.runs.glob("*/*")):
-        if root.name not in without and root.is_dir():
-            launch = Launch.at(spool, root)
-            yield from ((launch, directory) for directory in launch.paths.fragments())
+    for month in sorted(spool.paths.runs.glob("*")):
+        for name in sorted(os.listdir(month) if month.is_dir() else ()):
+            if name not in without and (month / name).is_dir():
+                launch = Launch.at(spool, month / name)
+                yield from ((launch, directory) for directory in launch.paths.fragments())
 
 
 def _name(launch: Launch, run_directory: Path) -> str:

@@ -14,13 +14,14 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from wandb_spool.spool.clock import seconds
 from wandb_spool.spool.configuration import Configuration
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.leases import LeaseWatch
 from wandb_spool.spool.queue import Spool
+from wandb_spool.spool.remembering import RememberingSpool
 from wandb_spool.spool.states import State
 
 from .service import Options, PassResult, sync_once
@@ -29,6 +30,8 @@ from .wake import Watcher
 
 SCAN_S = 30.0
 SHORTEST_WAIT_S = 0.05
+SWEEP_S = 600.0
+"""Between two looks at what only a crash can have left: entries in two directories, runs without an entry."""
 
 
 @dataclass(frozen=True)
@@ -61,11 +64,17 @@ def run_daemon(
     tell(f"watching {spool.root} by {how}, scanning every {daemon.scan_s:.0f} s")
     _notify("READY=1")
     watch = LeaseWatch()
+    remembering = RememberingSpool.over(spool)
     passes = 0
+    swept_s = float("-inf")
     try:
         while not stop():
             watcher.event.clear()
-            result = _one_pass(spool, configuration, environ, options, watch, stop, tell)
+            sweep = time.monotonic() - swept_s >= SWEEP_S
+            swept_s = time.monotonic() if sweep else swept_s
+            this_time = replace(options, sweep=sweep)
+            result = _one_pass(remembering, configuration, environ, this_time, watch, stop, tell)
+            remembering.forget_unseen()
             passes += 1
             if daemon.passes is not None and passes >= daemon.passes:
                 break

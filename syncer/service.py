@@ -89,6 +89,8 @@ class Options:
     lease_expires_s: float = EXPIRES_S
     thorough: bool = False
     """Look for run directories without an entry in every launch, and not only in those that have none at all."""
+    sweep: bool = True
+    """Look for entries in two directories and for runs without an entry; the daemon does it now and then only."""
     scratch: Path | None = None
 
 
@@ -134,14 +136,16 @@ def sync_once(
 
 
 def _housekeeping(spool: Spool, options: Options, result: PassResult, tell: Callable[[str], None]) -> None:
-    for line in spool.repair():
+    for line in spool.repair() if options.sweep else ():
         tell(line)
         result.problems.append(line)
     seen = load_observations(spool)
     observations = Observations(seen)
     put_back_abandoned(spool, observations, stale_after_s=2 * options.lease_expires_s)
     reopen_grown(spool)
-    for item in recover(spool, observations, stale_after_s=options.stale_after_s, thorough=options.thorough):
+    for item in recover(
+        spool, observations, stale_after_s=options.stale_after_s, thorough=options.thorough if options.sweep else None
+    ):
         if item.state is not State.OPEN:
             result.recovered += 1
             tell(f"recovered {item.entry}: {item.why}")
@@ -366,9 +370,12 @@ def _siblings(
         run = run_key(item.entry)
         if run in runs:
             siblings[run].append(item)
+    if not wanted:
+        return siblings, run_of
     ids = {item.entry.run_id for item in wanted}
     for place in spool.places(State.DELIVERED):
-        if any(place.name.partition(".")[2].endswith(f"-{run_id}") for run_id in ids) or ".r" in place.name:
+        run_id = place.name.partition(".")[2].removeprefix("offline-").split("-", 2)[-1]
+        if run_id in ids or ".r" in place.name:
             try:
                 entry = spool.read(place)
             except (FileNotFoundError, SpoolError):
