@@ -231,10 +231,6 @@ def raw_row(record: Record) -> RawRow | None:
         pairs, stop = plain_items(buf, start, end)
         # Behind the items wandb writes the step: field 2, a message of one number.
         if stop + 2 <= end and buf[stop] == _STEP_FIELD and stop + 2 + buf[stop + 1] == end:
-            if stop + 4 == end and buf[stop + 2] == 8 and buf[stop + 3] < 0x80:
-                return buf[stop + 3], pairs
-            if stop + 5 == end and buf[stop + 2] == 8 and buf[stop + 3] >= 0x80 > buf[stop + 4]:
-                return buf[stop + 3] - 0x80 + (buf[stop + 4] << 7), pairs
             return read_step(buf, stop + 2, end), pairs
         return _careful_row(record)
     except WireError:

@@ -149,6 +149,15 @@ def _typed_value(buf: bytes, field: Field) -> object:
 
 def read_step(buf: bytes, start: int, end: int) -> int:
     """The `num` of a history step message."""
+    if start + 2 <= end <= start + 4 and buf[start] == 0x08 and buf[end - 1] < 0x80:  # nearly every step
+        step = shift = 0
+        for byte in buf[start + 1 : end]:
+            if byte < 0x80 and shift < 7 * (end - start - 2):
+                break
+            step |= (byte & 0x7F) << shift
+            shift += 7
+        else:
+            return step
     for field in fields(buf, start, end):
         if field.number == 1:
             return integer(buf, field)

@@ -122,6 +122,18 @@ def _classify_slowly(payload: bytes) -> tuple[RecordKind | int, int]:
 def content(record: Record) -> tuple[int, int]:
     """Where the record's content message lies in its payload."""
     payload, kind = record.payload, int(record.kind)
+    size = len(payload)
+    if size > 6 and payload[0] == 0x08 and 0 < kind < 16:
+        # The common shape, as in `classify`: `num`, then the content up to the end.
+        pos = 2 if payload[1] < 0x80 else 3 if payload[2] < 0x80 else 4 if payload[3] < 0x80 else size
+        if pos + 2 < size and payload[pos] == kind << 3 | LENGTH:
+            length = payload[pos + 1]
+            pos += 2
+            if length >= 0x80:
+                length += (payload[pos] << 7) - 0x80
+                pos += 1
+            if pos + length == size and length < 0x4000:
+                return pos, size
     if 0 < kind < 16:
         places = messages(payload, 0, len(payload), kind)
         if places:

@@ -74,12 +74,27 @@ def read_step_of(record: Record) -> int | None:
     """Only the step of a history record; the values of a small one are decoded when it stands among them."""
     try:
         start, end = content(record)
-        step = _step(record.payload, start, end)
+        step = _step(record.payload, _behind_items(record.payload, start, end), end)
+        if step is None:
+            step = _step(record.payload, start, end)
         if step is None and len(record.payload) <= MAX_ROW_BYTES:
             step, _ = _read_history(record)
         return step
     except WireError:
         return None
+
+
+def _behind_items(buf: bytes, start: int, end: int) -> int:
+    """Where the items at the beginning of a row end, as far as their lengths are short; nothing of them is checked."""
+    pos = start
+    while pos + 1 < end and buf[pos] == 0x0A:
+        size = buf[pos + 1]
+        if size >= 0x80:
+            if pos + 2 >= end or buf[pos + 2] >= 0x80:
+                return pos
+            size += (buf[pos + 2] << 7) - 0x80 + 1
+        pos += 2 + size
+    return pos if pos <= end else start
 
 
 def _step(buf: bytes, start: int, end: int) -> int | None:

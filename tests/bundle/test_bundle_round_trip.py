@@ -114,6 +114,13 @@ def test_a_run_crosses_the_gap_to_another_user_and_its_receipt_comes_home(
     cluster.run("unpack", "receipts.tar.zst")
     assert len(cluster.entries(State.DELIVERED)) == 1
 
+    home_directory = common_ground / "a" / "spool" / home.path
+    cluster.run("prune", "--older-than", "0s", "--yes")
+    assert home_directory.exists()  # a receipt from a server on loopback permits nothing
+    cluster.run("prune", "--older-than", "0s", "--rehearsal", "--yes")
+    assert not home_directory.exists()
+    assert set(cluster.states().values()) == {State.DELIVERED}
+
 
 def test_fragments_of_one_run_in_two_bundles_arrive_in_any_order_and_every_step_once(
     tmp_path: Path, beyond: Machine, rehearsal: RehearsalServer
