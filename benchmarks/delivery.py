@@ -101,9 +101,8 @@ def idle(spool: Spool, template: Path, count: int) -> None:
     swept_s = timed(remembering, Options())
     pass_s = sum(timed(remembering, Options(sweep=False)) for _ in range(passes)) / passes
     memory_mb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
-    print(
-        f"the daemon's pass over {count} delivered and {count // 10} deferred entries: {pass_s * 1000:.0f} ms of processor"
-    )
+    entries = f"{count} delivered and {count // 10} deferred entries"
+    print(f"the daemon's pass over {entries}: {pass_s * 1000:.0f} ms of processor time")
     print(f"its first pass, and one every ten minutes: {swept_s * 1000:.0f} ms")
     print(f"together {(pass_s / 30 + swept_s / 600) * 100:.2f} % of a core; {memory_mb:.0f} MB")
 

@@ -66,8 +66,8 @@ def recover(
 ) -> list[Recovered]:
     """Seal what the dead left; adopt run directories of launches whose entries were never written.
 
-    `thorough` is that of `orphans`; None looks for none. Returns a line for every open fragment, also for those that are
-    left alone and why.
+    `thorough` is that of `orphans`; None looks for none. Returns a line for every open fragment, also for those that
+    are left alone and why.
     """
     slurm = Slurm() if slurm is None else slurm
     if thorough is not None:
