@@ -2,7 +2,8 @@
 
     python benchmarks/adopt.py [--runs 1000] [--dir DIR] [--mode copy|move|in-place]
 
-One real run is logged; the others are its log under other ids, each in a `wandb` folder of its own, as Hydra makes them.
+One real run is logged; the others are its log under other ids, each in a `wandb` folder of its own, as Hydra makes
+them.
 """
 
 from __future__ import annotations

@@ -3,7 +3,8 @@
     python benchmarks/seal_speed.py [--size-mb 1024] [--small 500] [--pairs 5] [--directory DIR]
 
 The fragment holds one large file (a checkpoint), a few of middle size and `--small` small ones (media). `sha256sum` and
-the seal alternate in one run over the same files, warm or cold alike. The files are new and not yet on the disk when the
+the seal alternate in one run over the same files, warm or cold alike. The files are new and not yet on the disk when
+the
 first pair begins, as after a training; `--settled` waits until they are. Reported are medians; the promise is that the
 seal reaches at least 0.8 of what `sha256sum` reaches. Exit code 1 if it is broken.
 """
@@ -63,7 +64,8 @@ def fragment(directory: Path | None, size_bytes: int, small: int) -> Iterator[tu
         launch = Launch.create(spool, ["benchmark"])
         run = launch.paths.wandb / "offline-run-20261121_050000-benchmark"
         (run / "files").mkdir(parents=True)
-        for name, size in (("checkpoint.pt", size_bytes * 3 // 4), ("a.bin", size_bytes // 8), ("b.bin", size_bytes // 8)):
+        parts = (("checkpoint.pt", size_bytes * 3 // 4), ("a.bin", size_bytes // 8), ("b.bin", size_bytes // 8))
+        for name, size in parts:
             write(run / "files" / name, size)
         for number in range(small):
             write(run / "files" / f"{number}.png", SMALL_BYTES)

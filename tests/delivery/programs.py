@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy
+
 import wandb
 
 
@@ -81,7 +82,7 @@ def values() -> None:
     run.define_metric("epoch", hidden=True)
     run.define_metric("val/*", step_metric="epoch", summary="max")
     run.define_metric("low", summary="min")
-    run.define_metric("best", goal="minimize", summary="best")
+    run.define_metric("best", goal="minimize", summary="best")  # type: ignore[call-arg]  # gone from newer releases
     run.define_metric("quiet", summary="none")
     run.define_metric("both", summary="min,max,mean,last,first")
     for epoch in range(3):
