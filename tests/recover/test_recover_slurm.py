@@ -1,4 +1,4 @@
-"""Slurm's word on a job, first as pure judgement, then from a real Slurm whose jobs are preempted, cancelled and lost."""
+"""Slurm's word on a job: as pure judgement, then from a real Slurm whose jobs are preempted, cancelled and lost."""
 
 from __future__ import annotations
 
@@ -132,17 +132,30 @@ class Jobs:
     def go(self, name: str) -> None:
         (self.launching.home / f"go-{name}").touch()
 
-    def sealed(self, count: int) -> list[tuple[Entry, Manifest]]:
-        """The fragments in the order of their starts, once there are so many and none is open."""
-        until(lambda: self.launching.spool.exists(), "the spool")
+    def attempts(self, count: int) -> list[list[tuple[Entry, Manifest]]]:
+        """The fragments of each launch, once there are so many launches and nothing is open.
+
+        Slurm signals every process of a job. wandb-core ends by SIGTERM as well, and what is left to write (the exit
+        record at least) then goes into one more fragment of the same attempt.
+        """
         looking = Looking(self.launching.spool)
+
+        def by_launch() -> dict[str, list[tuple[Entry, Manifest]]]:
+            found: dict[str, list[tuple[Entry, Manifest]]] = {}
+            for entry, manifest in looking.sealed():
+                found.setdefault(entry.launch, []).append((entry, manifest))
+            return found
 
         def all_sealed() -> bool:
             looking.once()
-            return len(looking.sealed()) == count and not list(looking.spool.places(State.OPEN))
+            return len(by_launch()) == count and not list(looking.spool.places(State.OPEN))
 
-        until(all_sealed, f"{count} sealed fragments\n{self.launching.spool}")
-        return looking.sealed()
+        until(all_sealed, f"{count} sealed launches in {self.launching.spool}")
+        return list(by_launch().values())
+
+
+def rows_of(attempt: list[tuple[Entry, Manifest]]) -> tuple[list[int | None], list[int]]:
+    return [manifest.rows_logged for _, manifest in attempt], [manifest.rows_kept for _, manifest in attempt]
 
 
 @pytest.fixture
@@ -159,14 +172,17 @@ def test_preempted_job_finishes_cleanly_and_goes_on_with_its_run_when_it_is_requ
     high.write_text("#!/bin/sh\nsleep 1\n")
     jobs.cluster.submit(high, "--partition=high", "--nodelist=n1", "--exclusive", "--output=/dev/null")
     until(lambda: "restarted" in jobs.out("low"), "the second attempt")
-    (first, before), (second, after) = jobs.sealed(2)
-    assert (before.exit_code, before.exit_known_from) == (143, "record"), jobs.out("low")
-    assert (before.rows_logged, before.rows_kept) == (20, 20)
-    assert first.run_id == second.run_id and after.predecessor == first.name
-    assert second.writer is not None
-    assert (second.writer.slurm_job_id, second.writer.slurm_restart_count) == (job, 1)
-    assert f"restarted {first.run_id} True 20" in jobs.out("low"), "it knows that it resumes, and where"
-    assert (after.first_step, after.rows_logged, after.rows_kept) == (20, 20, 20)
+    before, after = jobs.attempts(2)
+    entry, manifest = before[-1]
+    assert (manifest.exit_code, manifest.exit_known_from) == (143, "record"), jobs.out("low")
+    logged, kept = rows_of(before)
+    assert logged == kept and sum(kept) == 20
+    ((later, manifest),) = after
+    assert later.run_id == entry.run_id and manifest.predecessor == entry.name
+    assert later.writer is not None
+    assert (later.writer.slurm_job_id, later.writer.slurm_restart_count) == (job, 1)
+    assert f"restarted {later.run_id} True 20" in jobs.out("low"), "it knows that it resumes, and where"
+    assert (manifest.first_step, manifest.rows_logged, manifest.rows_kept) == (20, 20, 20)
 
 
 def test_cancelled_job_finishes_cleanly_and_slurm_says_that_it_is_over(jobs: Jobs) -> None:
@@ -180,8 +196,11 @@ def test_cancelled_job_finishes_cleanly_and_slurm_says_that_it_is_over(jobs: Job
     verdict = judge(looking.spool, elsewhere, Observations(), 1e9, stale_after_s=0.0, slurm=Slurm())
     assert verdict.lives and verdict.why == "its Slurm job runs", "however long it keeps silent"
     jobs.cluster.ask("scancel", job)
-    ((_, manifest),) = jobs.sealed(1)
-    assert (manifest.exit_code, manifest.exit_known_from, manifest.rows_lost) == (143, "record", 0)
+    (attempt,) = jobs.attempts(1)
+    _, manifest = attempt[-1]
+    assert (manifest.exit_code, manifest.exit_known_from) == (143, "record")
+    logged, kept = rows_of(attempt)
+    assert logged == kept and sum(kept) == 20
     until(lambda: jobs.cluster.state(job).startswith("CANCELLED"), "the end of the job")
     assert Slurm().fate(elsewhere.writer) is Fate.OVER
 
@@ -210,7 +229,7 @@ def test_dead_node_whose_training_lives_on_is_a_second_writer_that_is_told_and_k
         assert [(item.entry, item.state) for item in told] == [(place.name, State.OPEN)], "it lives: nobody seals it"
         assert Slurm().fate(old.writer) is Fate.UNKNOWN, "requeued: that proves nothing of the lost one"
         jobs.go("lost")
-        (first, before), (second, after) = jobs.sealed(2)
+        ((first, before),), ((second, after),) = jobs.attempts(2)
     finally:
         jobs.go("lost")
         jobs.cluster.start_node("n2")
@@ -219,4 +238,4 @@ def test_dead_node_whose_training_lives_on_is_a_second_writer_that_is_told_and_k
     for entry, manifest in ((first, before), (second, after)):
         assert manifest.log_path is not None
         log = entry.launch_directory(looking.spool.root) / manifest.log_path
-        assert len([row for row in rows(log)]) == manifest.rows_logged == manifest.rows_kept
+        assert len(list(rows(log))) == manifest.rows_logged == manifest.rows_kept

@@ -103,8 +103,21 @@ def find_predecessor(launch: Launch, own: str, settings: Any) -> Optional[Predec
     if not tails:
         return None
     last = max(tails, key=lambda body: (str(body.get("created")), str(body["entry"])))
-    run_dir = os.path.join(launch.spool, str(last.get("path")))
-    return Predecessor(str(last["entry"]), _last_step(run_dir), bool(last.get("open")))
+    return Predecessor(str(last["entry"]), _last_step_before(launch, last, found), bool(last.get("open")))
+
+
+def _last_step_before(launch: Launch, body: Dict[str, Any], among: List[Dict[str, Any]]) -> int:
+    """The last step of a fragment or, if it holds no row, of the nearest one before it that does.
+
+    Slurm's SIGTERM ends wandb-core as well; the exit record of a preempted job then lies in a fragment of its own.
+    """
+    by_entry = {other["entry"]: other for other in among}
+    for _ in among:
+        step = _last_step(os.path.join(launch.spool, str(body.get("path"))))
+        if step >= 0 or body.get("predecessor") not in by_entry:
+            return step
+        body = by_entry[body["predecessor"]]
+    return -1
 
 
 def _same_run(launch: Launch, settings: Any) -> Iterator[Dict[str, Any]]:
