@@ -9,6 +9,7 @@ Fails with `StorageError` (no room, no permission): then the entry stays *open* 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import os
 import stat
@@ -338,9 +339,12 @@ def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
     """The local files of every artifact in the log: those in the launch as they are, others copied into it."""
     staged = _Staged()
     for artifact in artifacts(log, salvage=True):
+        logged = {entry.local_path: entry.digest for entry in artifact.entries()}
         for named in local_paths(artifact):
             if named not in staged.files and named not in staged.changes:
-                path = _bring_in(named, launch, follow_links)
+                path = _bring_in(named, launch, log.parent.name, follow_links)
+                if not isinstance(path, Change) and _changed_since(path, logged.get(named), launch):
+                    path = Change(named, "missing: its content was changed between the call and the seal")
                 if isinstance(path, Change):
                     staged.changes[named] = path
                 else:
@@ -363,13 +367,27 @@ def local_paths(artifact: Artifact) -> Iterator[str]:
             return  # it is gone or foreign: that is told as its own missing file
 
 
-def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Change:
-    """The place within the launch directory of one file that the log names."""
+def _changed_since(path: Path, logged: str | None, launch: LaunchPaths) -> bool:
+    """Whether a file that wandb did not copy (`policy="immutable"`) is no longer what was logged.
+
+    The server would refuse the artifact, or worse, hold other bytes under its name.
+    """
+    if not logged or not path.is_relative_to(launch.staged / SEALED_ELSEWHERE):
+        return False
+    md5 = hashlib.md5(usedforsecurity=False)
+    with path.open("rb") as stream:
+        while chunk := stream.read(1 << 20):
+            md5.update(chunk)
+    return base64.b64encode(md5.digest()).decode() != logged
+
+
+def _bring_in(named: str, launch: LaunchPaths, fragment: str, follow_links: bool) -> Path | Change:
+    """The place within the launch directory of one file that the log of a fragment names."""
     path = Path(named)
     if not path.is_absolute():
         return Change(named, "missing: the log names a relative path and nobody knows relative to what")
     try:
-        return _brought_in(path, launch, follow_links)
+        return _brought_in(path, launch, fragment, follow_links)
     except FileNotFoundError:
         return Change(named, "missing: staged file is gone")
     except StorageError:
@@ -378,10 +396,12 @@ def _bring_in(named: str, launch: LaunchPaths, follow_links: bool) -> Path | Cha
         return Change(named, "unsafe: not a readable regular file")
 
 
-def _brought_in(path: Path, launch: LaunchPaths, follow_links: bool) -> Path | Change:
+def _brought_in(path: Path, launch: LaunchPaths, fragment: str, follow_links: bool) -> Path | Change:
     root = Path(os.path.realpath(launch.root))
     own_name = path.name if _listable(path.name) else "file"
-    kept = launch.staged / SEALED_ELSEWHERE / hashlib.sha256(str(path).encode()).hexdigest()[:16] / own_name
+    # A place for each fragment: the next one of this launch may name the same path with other bytes.
+    key = hashlib.sha256(f"{fragment}\0{path}".encode(errors="surrogateescape")).hexdigest()[:16]
+    kept = launch.staged / SEALED_ELSEWHERE / key / own_name
     if not follow_links and not Path(os.path.realpath(path)).is_relative_to(root):
         return kept if kept.is_file() else Change(str(path), "unsafe: outside the launch directory")
     try:

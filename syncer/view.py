@@ -28,6 +28,7 @@ from wandb_spool.spool.log import (
     keep_steps,
     move_artifacts,
     override_run,
+    read_artifact,
     renumber,
     rewrite,
     rewrite_manifest_file,
@@ -170,6 +171,9 @@ def _transforms(
         transforms.append(override_run(entity=target.entity, project=target.project, run_id=target.run_id))
     if content.attributes:
         transforms.append(override_run(**content.attributes))
+    incomplete = frozenset(str(item.get("digest")) for item in manifest.artifacts if item.get("incomplete"))
+    if incomplete:
+        transforms.append(_without_artifacts(incomplete))
     moved = _moved(launch, manifest, foreign=foreign)
     if moved is not None:
         transforms.append(_artifact_paths(moved, scratch))
@@ -206,6 +210,18 @@ def _write_numbered(writer: LogWriter, record: Record, number: Transform) -> Non
     numbered = number(record)
     if numbered is not None:
         writer.write(numbered)
+
+
+def _without_artifacts(digests: frozenset[str]) -> Transform:
+    """An artifact of which bytes were gone before the seal can't arrive: the receipt tells it, nothing is sent."""
+
+    def apply(record: Record) -> Record | None:
+        if record.kind != RecordKind.ARTIFACT:
+            return record
+        artifact = read_artifact(record)
+        return None if artifact is not None and artifact.digest in digests else record
+
+    return apply
 
 
 def _moved(launch: Path, manifest: Manifest, *, foreign: bool) -> dict[str, str] | None:
