@@ -57,7 +57,7 @@ MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
         "the seeded starting step", "syncer/view.py",
         r"^    Path\(f\"\{log\}\.syncstate\"\)\.write_text.*\n", "",
-        f"{PROMISES}test_no_step_moves_when_a_fragment_is_sent_twice",
+        f"{PROMISES}test_no_step_moves_when_rows_arrive_behind_later_ones",
     ),
     Mutation(
         "the copy at seal", "spool/capture.py",

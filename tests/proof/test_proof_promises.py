@@ -44,7 +44,7 @@ def test_two_syncers_that_deliver_to_one_run_at_once_send_each_row_once(arena: A
     arena.settle()
     verdict = arena.judge()
     report = arena.server.report().run(arena.fragments.entry(name).run_id or "")
-    assert verdict.doubled == 0 and report.lines == 1000, f"{verdict}\n{report.lines} lines"
+    assert verdict.clean and report.lines_received == 1000, f"{verdict}\n{report.lines_received} lines were sent"
 
 
 def test_restarted_trajectory_is_the_true_one_and_fragments_arrive_in_their_order(arena: Arena) -> None:
@@ -61,8 +61,22 @@ def test_restarted_trajectory_is_the_true_one_and_fragments_arrive_in_their_orde
     assert verdict.superseded == 20 + 30
 
 
-def test_no_step_moves_when_a_fragment_is_sent_twice(arena: Arena) -> None:
-    """Once killed in the middle, once answered late: the client would lift every step to what the server holds."""
+def test_no_step_moves_when_rows_arrive_behind_later_ones(arena: Arena) -> None:
+    """The client would lift every step below what the server holds already up to there, silently."""
+    front = arena.fragments.add("front", "chain")
+    rear = arena.fragments.add("rear", "chain")
+    for words in (("hold", front), ("release", "--skip", front), ("sync", "--patience", "2")):
+        done = arena.syncing.run(*words)
+        assert done.returncode == 0, done.stderr
+    assert arena.fragments.state(rear) == "delivered" and arena.fragments.state(front) == "held"
+    assert arena.syncing.run("release", front).returncode == 0
+    arena.settle()
+    verdict = arena.judge()
+    assert verdict.clean and verdict.moved == 0, str(verdict)
+    assert arena.syncing.steps("chain") == list(range(180))
+
+
+def test_answers_that_are_lost_double_nothing(arena: Arena) -> None:
     arena.fragments.add("front", "chain")
     arena.settle()
     arena.fragments.add("rear", "chain")
