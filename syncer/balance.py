@@ -49,6 +49,8 @@ class RunBalance:
     server_rows: int | None = None
     files: int = 0
     artifacts: int = 0
+    lost_before_seal: list[str] = field(default_factory=list)
+    """Files that were gone or changed before they could be sealed, and artifacts that miss one."""
     wrong: list[str] = field(default_factory=list)
     """What the server lacks or holds otherwise, and what kept it from being asked."""
     unasked: bool = False
@@ -133,7 +135,11 @@ def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, 
     elif item.state in WAITING:
         balance.waiting += kept
     balance.files += sum(1 for file in manifest.files if file.kind == "file")
-    balance.artifacts += len(manifest.artifacts)
+    balance.artifacts += sum(1 for item in manifest.artifacts if not item.get("incomplete"))
+    balance.lost_before_seal += [f"{item.get('path')}: {item.get('what')}" for item in manifest.changed]
+    balance.lost_before_seal += [
+        f"artifact {item.get('name')}: incomplete, not sent" for item in manifest.artifacts if item.get("incomplete")
+    ]
 
 
 def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> None:

@@ -52,6 +52,8 @@ def print_balances(found: Sequence[RunBalance]) -> None:
     for balance in found:
         for wrong in balance.wrong:
             complain(wrong)
+        for lost in balance.lost_before_seal:
+            complain(f"{balance.target or balance.run_id}: lost before the seal: {lost}")
 
 
 def _line(balance: RunBalance) -> tuple[str, ...]:

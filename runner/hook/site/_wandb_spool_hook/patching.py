@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
-from . import continuation, counting, entry, exits, files, finishing, guard, initialize, login, names, offline
+from . import (
+    continuation,
+    counting,
+    entry,
+    exits,
+    files,
+    finishing,
+    guard,
+    immutable,
+    initialize,
+    login,
+    names,
+    offline,
+)
 from .launch import Launch
 from .notice import say_once
 from .process import Process
@@ -25,6 +38,7 @@ def patch(wandb: Any, launch: Launch) -> None:
     exits.exit_code.watch_wandb()
     finishing.install(process, reviver)
     files.install(process)
+    immutable.install(process)
     guard.install(process, reviver)
     names.install()
     continuation.install(process)
