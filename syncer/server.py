@@ -138,6 +138,8 @@ class Server:
         user_agent: str = "wandb-spool",
     ) -> None:
         self.base_url = base_url.rstrip("/")
+        self.told_date: str | None = None
+        """What the last answer gave as its `Date`, whatever else it said."""
         self._session = requests.Session()
         self._session.auth = ("api", api_key)
         self._session.headers["User-Agent"] = user_agent
@@ -269,6 +271,7 @@ class Server:
             if not isinstance(error, requests.exceptions.RequestException):
                 raise DeliveryError(Failure.CONFIGURATION, str(error)) from error
             raise DeliveryError(Failure.UNREACHABLE, f"{self.base_url}: {_root(error)}") from error
+        self.told_date = response.headers.get("Date")
         return _answer(self.base_url, operation, response)
 
     def _post(self, body: Mapping[str, Any]) -> requests.Response:
