@@ -496,17 +496,22 @@ def _send_alerts(job: _Job, circumstances: Circumstances) -> bool:
 
 
 def _other_rows(found: _Found, server: Server, target: Target, root: Path) -> tuple[OtherRows, ...] | None:
-    """The rows of the run's other fragments, for a server that holds rows and does not count them; else None."""
+    """The rows of the run's other fragments, for a server that does not count the lines that it holds; else None.
+
+    What was delivered and is gone is sent again: a push of the whole run that was cut short may have replaced it. A run
+    without rows is not resumed either, because the client refuses to resume what is not counted.
+    """
     standing = found.standing
-    if standing.run is None or not standing.comparison.server_rows:
+    if standing.run is None:
         return None
-    if server.resumable_lines(target.entity, target.project, target.run_id):
+    if standing.comparison.server_rows and server.resumable_lines(target.entity, target.project, target.run_id):
         return None
     others: list[OtherRows] = []
     for index, sealed in enumerate(found.chain.sealed):
-        steps = standing.comparison.fragments[index].present_steps
-        if index != found.index and steps and sealed.manifest.log_path is not None:
-            others.append(OtherRows(sealed.entry.launch_directory(root) / sealed.manifest.log_path, steps))
+        rows = standing.comparison.fragments[index]
+        owed = (rows.present_steps, rows.missing_steps) if sealed.entry.receipt else (rows.present_steps,)
+        if index != found.index and any(owed) and sealed.manifest.log_path is not None:
+            others.append(OtherRows(sealed.entry.launch_directory(root) / sealed.manifest.log_path, owed))
     return tuple(others)
 
 

@@ -57,10 +57,13 @@ class View:
 
 @dataclass(frozen=True)
 class OtherRows:
-    """Rows of another fragment of the run that the server holds."""
+    """Rows of another fragment of the run that have to be on the server after the push."""
 
     log: Path
-    steps: Steps
+    steps: tuple[Steps, ...]
+
+    def holds(self, step: int) -> bool:
+        return any(step in steps for steps in self.steps)
 
 
 @dataclass(frozen=True)
@@ -199,7 +202,7 @@ def _write_whole_run(source: Path, target: Path, transform: Transform, others: t
 
 def _history_records(others: tuple[OtherRows, ...]) -> Iterator[Record]:
     for other in others:
-        keep = keep_steps(other.steps.__contains__)
+        keep = keep_steps(other.holds)
         with LogReader(other.log, salvage=True) as reader:
             for record in reader:
                 if record.kind == RecordKind.HISTORY and keep(record) is not None:

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from pathlib import Path
 
 import pytest
+import requests
 from delivery.fragments import Fragments
 
 from wandb_spool.spool.entry import Replay
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.seal import seal_fragment
 from wandb_spool.spool.states import State
-from wandb_spool.syncer.rehearsal import Fault, FaultKind
+from wandb_spool.syncer.rehearsal import Fault, FaultKind, LineCounts, StreamTail
 from wandb_spool.syncer.replaying import replay
 from wandb_spool.syncer.service import Options, sync_once
 
@@ -72,7 +74,7 @@ def test_no_step_moves_when_rows_arrive_behind_later_ones(arena: Arena) -> None:
     assert arena.syncing.run("release", front).returncode == 0
     arena.settle()
     verdict = arena.judge()
-    assert verdict.clean and verdict.moved == 0, str(verdict)
+    assert (verdict.missing, verdict.doubled, verdict.moved) == (0, 0, 0), str(verdict)
     assert arena.syncing.steps("chain") == list(range(180))
 
 
@@ -86,6 +88,41 @@ def test_answers_that_are_lost_double_nothing(arena: Arena) -> None:
     verdict = arena.judge()
     assert verdict.clean and verdict.moved == 0, str(verdict)
     assert arena.syncing.steps("chain") == list(range(180))
+
+
+@pytest.mark.parametrize("counts", [LineCounts.ZERO, LineCounts.NULL], ids=lambda counts: str(counts.value))
+def test_what_was_delivered_and_replaced_by_a_push_that_was_cut_short_is_sent_again(
+    arena: Arena, counts: LineCounts
+) -> None:
+    """A server that does not count its lines is sent the whole run; the first lines came, and the rest was cut off."""
+    arena.server.set_behaviour(line_counts=counts, stream_tail=StreamTail.CUT)
+    arena.fragments.add("front", "chain")
+    arena.settle()
+    arena.fragments.add("third", "chain")
+    held = dict(arena.server.report().run("chain").rows)
+    lines = [json.dumps({**held[step], "_step": step}) for step in range(16)]
+    requests.post(
+        f"{arena.server.base_url}/files/rehearsal/delivery/chain/file_stream",
+        json={"files": {"wandb-history.jsonl": {"offset": 0, "content": lines}}},
+        auth=("api", arena.server.api_key),
+        timeout=10,
+    ).raise_for_status()
+    assert arena.syncing.steps("chain") == list(range(16))
+    arena.settle()
+    assert arena.syncing.steps("chain") == [*range(100), *range(150, 200)]
+    assert arena.judge().clean
+
+
+def test_run_without_rows_on_a_server_that_does_not_count_is_completed(arena: Arena) -> None:
+    """The client refuses to resume a run whose lines nobody counts."""
+    arena.server.set_behaviour(line_counts=LineCounts.NULL)
+    arena.server.set_faults([Fault(FaultKind.STATUS, "file_stream", status=403)])
+    arena.fragments.add("tiny")
+    arena.syncing.once(everything=True)
+    arena.server.clear_faults()
+    arena.settle(4)
+    verdict = arena.judge()
+    assert verdict.clean and verdict.delivered == 20, str(verdict)
 
 
 def test_saved_file_that_is_overwritten_after_the_run_arrives_as_it_was(arena: Arena, tmp_path: Path) -> None:
