@@ -6,6 +6,7 @@ other `WANDB_*` is the user's. PYTHONPATH is added to, never replaced. No key is
 | variable | meaning |
 |---|---|
 | `WANDB_SPOOL_DIR`, `WANDB_SPOOL_LAUNCH` | the spool and the launch directory, absolute |
+| `WANDB_SPOOL_STAGE` | where wandb writes instead of into the launch directory; only with `--stage`, else empty |
 | `WANDB_SPOOL_ENTRY_DEFAULTS` | JSON for the hook's entries: `command`; `base_url` where the user had set one |
 | `WANDB_SPOOL_RESUME_KEY` | JSON: see `resume_key.py`; only where a restart can be recognized |
 """
@@ -53,12 +54,13 @@ def launch_environment(
     command: Sequence[str] = (),
     name: str | None = None,
     resume_key: str | None = None,
+    stage: Path | None = None,
 ) -> LaunchEnvironment:
     """The environment of a command that belongs to a launch."""
     variables = {
         "WANDB_MODE": mode(environ),
-        "WANDB_DIR": str(launch),
-        "WANDB_DATA_DIR": str(launch / "data"),
+        "WANDB_DIR": str(stage or launch),
+        "WANDB_DATA_DIR": str((stage or launch) / "data"),
         "WANDB_X_TRANSACTION_LOG_FLUSH_INTERVAL": FLUSH_INTERVAL_S,
         "WANDB_ERROR_REPORTING": "false",
         "PYTHONPATH": with_hook(environ.get("PYTHONPATH"), hook),
@@ -66,6 +68,8 @@ def launch_environment(
         "WANDB_SPOOL_LAUNCH": str(launch),
         "WANDB_SPOOL_ENTRY_DEFAULTS": entry_defaults(environ, command),
     }
+    if stage is not None or environ.get("WANDB_SPOOL_STAGE"):
+        variables["WANDB_SPOOL_STAGE"] = "" if stage is None else str(stage)
     if name is not None:
         variables["WANDB_NAME"] = name
     if resume_key is not None:
@@ -104,13 +108,13 @@ def entry_defaults(environ: Mapping[str, str], command: Sequence[str]) -> str:
 
 def _overridden(environ: Mapping[str, str], variables: Mapping[str, str]) -> tuple[str, ...]:
     """The user's values that are not what they were. What a launch around this one had set is not the user's."""
-    outer = environ.get("WANDB_SPOOL_LAUNCH")
+    outer = [environ[name] for name in ("WANDB_SPOOL_LAUNCH", "WANDB_SPOOL_STAGE") if environ.get(name)]
     told: list[str] = []
     for key in (*OWNED, "WANDB_NAME"):
         before = environ.get(key)
         if before is None or key not in variables or _same(key, before, variables[key]):
             continue
-        if outer and (before == outer or before.startswith(outer + "/")):
+        if any(before == place or before.startswith(place + "/") for place in outer):
             continue
         told.append(f"{key}={before}")
     return tuple(told)

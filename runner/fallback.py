@@ -50,10 +50,18 @@ def temporary_spool(environ: Mapping[str, str]) -> Path:
     return usual if ours else parent / f"{usual.name}-{secrets.token_hex(4)}"
 
 
-def choose(places: Sequence[tuple[Path, bool]], create: Callable[[Spool], Launch]) -> Chosen:
-    """Make the launch in the first place that can hold it."""
+def choose(
+    places: Sequence[tuple[Path, bool]],
+    create: Callable[[Spool], Launch],
+    *,
+    reach: Callable[[Path], bool] = lambda root: True,
+) -> Chosen:
+    """Make the launch in the first place that answers (`reach`) and can hold it."""
     passed_over: list[tuple[Path, str]] = []
     for root, temporary in places:
+        if not reach(root):
+            passed_over.append((root, f"the file system of {root} does not answer"))
+            continue
         try:
             launch = create(Spool.create(root))
         except SpoolError as error:

@@ -15,7 +15,7 @@ import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TextIO
+from typing import TYPE_CHECKING, TextIO
 
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.launches import Launch
@@ -26,9 +26,14 @@ from .child import Command, NotStarted, attend, block_signals, start, unblock_si
 from .environment import LaunchEnvironment, environment_without_spool, launch_environment
 from .fallback import candidates, choose, warning
 from .hook import HOOK_DIR
+from .keeper import Keeper
+from .preflight import FIRST_TOUCH_S, Guard, answers, concerns, look
 from .redaction import redact
 from .resume_key import Attempts, ResumeKey, decide, job_key, name_key
 from .sealing import Sealed, Sealer
+
+if TYPE_CHECKING:
+    from wandb_spool.spool.staging import Stage
 
 NO_SPOOL = 125
 WRITERS_TIMEOUT_S = 10.0
@@ -45,6 +50,8 @@ class LaunchRequest:
     resume_key: str | None = None
     name: str | None = None
     quiet: bool = False
+    stage: Path | None = None
+    first_touch_s: float = FIRST_TOUCH_S
     writers_timeout_s: float = WRITERS_TIMEOUT_S
 
 
@@ -55,13 +62,37 @@ def run(request: LaunchRequest, environ: Mapping[str, str], *, told: TextIO | No
     places = candidates(request.spool, environ)
     if request.require_spool:
         places = places[:1]
-    chosen = choose(places, lambda spool: make_launch(spool, request, environ))
+    chosen = choose(
+        places,
+        lambda spool: make_launch(spool, request, environ),
+        reach=lambda root: answers(root, request.first_touch_s),
+    )
     for line in warning(chosen):
         say(line)
     if chosen.launch is None and request.require_spool:
         say("the command was not started, because of --require-spool")
         return NO_SPOOL
-    return _run_in(chosen.launch, request, environ, mask, say)
+    stage = None if chosen.launch is None else _prepare(chosen.launch, request, environ, say)
+    return _run_in(chosen.launch, stage, request, environ, mask, say)
+
+
+def _prepare(launch: Launch, request: LaunchRequest, environ: Mapping[str, str], say: _Voice) -> Stage | None:
+    """Look at the disk before training, and make the stage that was asked for."""
+    concern = concerns(launch.spool.root, look(launch.spool.root), environ)
+    if concern is not None:
+        say(concern)
+    if request.stage is None:
+        return None
+    from wandb_spool.spool.staging import WINDOW_S, Stage
+
+    try:
+        stage = Stage.create(request.stage, launch)
+    except (SpoolError, OSError) as error:
+        say(f"WARNING: no stage can be made: {error}; writing to the spool directly")
+        return None
+    if not request.quiet:
+        say(f"staged in {stage.paths.root}: if this node dies, up to {WINDOW_S:.0f} s of what was logged are lost")
+    return stage
 
 
 def make_launch(spool: Spool, request: LaunchRequest, environ: Mapping[str, str]) -> Launch:
@@ -87,7 +118,9 @@ def resume_key(launch: Launch, request: LaunchRequest, environ: Mapping[str, str
     return decide(key, named=named, restart_count=restart_count, launch=launch.name, earlier=earlier)
 
 
-def environment_of(launch: Launch, request: LaunchRequest, environ: Mapping[str, str]) -> LaunchEnvironment:
+def environment_of(
+    launch: Launch, request: LaunchRequest, environ: Mapping[str, str], stage: Stage | None = None
+) -> LaunchEnvironment:
     """What a command that belongs to this launch finds in its environment."""
     resumed = resume_key(launch, request, environ)
     return launch_environment(
@@ -98,6 +131,7 @@ def environment_of(launch: Launch, request: LaunchRequest, environ: Mapping[str,
         command=request.command,
         name=request.name,
         resume_key=None if resumed is None else resumed.encode(),
+        stage=None if stage is None else stage.paths.root,
     )
 
 
@@ -120,9 +154,14 @@ class _Voice:
 
 
 def _run_in(
-    launch: Launch | None, request: LaunchRequest, environ: Mapping[str, str], mask: set[int], say: _Voice
+    launch: Launch | None,
+    stage: Stage | None,
+    request: LaunchRequest,
+    environ: Mapping[str, str],
+    mask: set[int],
+    say: _Voice,
 ) -> int:
-    changes = environment_without_spool(environ) if launch is None else environment_of(launch, request, environ)
+    changes = environment_without_spool(environ) if launch is None else environment_of(launch, request, environ, stage)
     if changes.overridden:
         say(f"overridden for this launch: {', '.join(changes.overridden)}")
     try:
@@ -130,36 +169,59 @@ def _run_in(
     except NotStarted as error:
         say(str(error))
         if launch is not None:
-            launch.discard_if_empty()
+            _discard_if_empty(launch, stage)
         return error.exit_code
-    sealer = None if launch is None else Sealer(launch, hold=request.hold)
-    code = _attend(command, sealer)
-    if launch is None or sealer is None:
+    if launch is None:
+        code = attend(command, on_idle=lambda: None, on_child=lambda pid, code: None)
         say("this launch was not logged: no place could be written")
         return code
-    return _finish(sealer, request, (command.pid, code), mask, say)
+    sealer = Sealer(launch, hold=request.hold)
+    code = _attend(command, sealer, Keeper(launch, stage), say)
+    return _finish(sealer, stage, request, (command.pid, code), mask, say)
 
 
-def _attend(command: Command, sealer: Sealer | None) -> int:
-    if sealer is None:
-        return attend(command, on_idle=lambda: None, on_child=lambda pid, code: None)
-    return attend(command, on_idle=sealer.poll, on_child=sealer.child_ended)
+def _attend(command: Command, sealer: Sealer, keeper: Keeper, say: _Voice) -> int:
+    guard = Guard(sealer.launch.spool.root)
+
+    def on_idle() -> None:
+        sealer.poll()
+        keeper.start_if_needed()
+        low = guard.look()
+        if low is not None:
+            say(low)
+
+    if keeper.stage is not None:
+        keeper.start()
+    try:
+        return attend(command, on_idle=on_idle, on_child=sealer.child_ended)
+    finally:
+        keeper.stop()
 
 
-def _finish(sealer: Sealer, request: LaunchRequest, process: tuple[int, int], mask: set[int], say: _Voice) -> int:
+def _finish(
+    sealer: Sealer,
+    stage: Stage | None,
+    request: LaunchRequest,
+    process: tuple[int, int],
+    mask: set[int],
+    say: _Voice,
+) -> int:
     """Seal and tell. Whatever goes wrong here, the command's exit code is the answer."""
     launch, code = sealer.launch, process[1]
     try:
         if not launch.paths.root.is_dir():
             say(f"the launch directory is gone: {launch.paths.root}. What was logged into it is lost with it")
             return code
-        if not _has_runs(launch.paths):
-            launch.discard_if_empty()
+        if _discard_if_empty(launch, stage):
             return code
         _import_the_seal()
         unblock_signals(mask)
         launch.free_reserve()
+        if stage is not None:
+            _carry(stage)
         sealed = sealer.finish(timeout_s=request.writers_timeout_s, process=process)
+        if stage is not None and not stage.remove_if_sealed():
+            say(f"not all of the stage is sealed, it stays: {stage.paths.root}")
         if not request.quiet:
             _tell(launch, sealed, say)
     except KeyboardInterrupt:
@@ -167,6 +229,23 @@ def _finish(sealer: Sealer, request: LaunchRequest, process: tuple[int, int], ma
     except Exception as error:  # noqa: BLE001 - the training is over; its exit code must not become ours
         say(f"sealing failed ({error!r}); nothing is lost: `wandb-spool recover --spool {launch.spool.root}` goes on")
     return code
+
+
+def _carry(stage: Stage) -> None:
+    """Once more: from here on every fragment has its place in the spool."""
+    from wandb_spool.spool.staging import Mirror
+
+    Mirror(stage).carry()
+
+
+def _discard_if_empty(launch: Launch, stage: Stage | None) -> bool:
+    """Leave nothing behind if no run was started; returns whether that is so."""
+    if _has_runs(launch.paths) or (stage is not None and _has_runs(stage.paths)):
+        return False
+    if stage is not None:
+        stage.remove_if_sealed()
+    launch.discard_if_empty()
+    return True
 
 
 def _import_the_seal() -> None:

@@ -16,7 +16,6 @@ from pathlib import Path
 from wandb_spool.spool import alive
 from wandb_spool.spool.errors import LostRaceError, SpoolError
 from wandb_spool.spool.launches import Launch
-from wandb_spool.spool.layout import log_path
 from wandb_spool.spool.manifest import MANIFEST_NAME
 from wandb_spool.spool.queue import Place
 from wandb_spool.spool.states import State
@@ -60,7 +59,7 @@ class Sealer:
         sign = alive.read(directory)
         if sign is None:
             self._note_hookless(directory)
-        elif sign.phase in _OVER and _free(directory):
+        elif sign.phase in _OVER and _free(self.launch, directory):
             self._seal_in_child(directory)
 
     def _note_hookless(self, directory: Path) -> None:
@@ -95,7 +94,12 @@ class Sealer:
         try:
             for directory in self.launch.paths.fragments():
                 sign = alive.read(directory)
-                if directory.name not in self.done and sign is not None and sign.phase in _OVER and _free(directory):
+                if (
+                    directory.name not in self.done
+                    and sign is not None
+                    and sign.phase in _OVER
+                    and _free(self.launch, directory)
+                ):
                     self._seal(directory)
         except (OSError, SpoolError):
             pass  # the end of the program looks again
@@ -114,7 +118,7 @@ class Sealer:
     def _finish_one(self, directory: Path, deadline: float, process: tuple[int, int] | None) -> Sealed:
         if directory.name in self.done or (directory / MANIFEST_NAME).exists():
             return Sealed(directory, self._state(directory))
-        if not _free(directory, max(0.0, deadline - time.monotonic())):
+        if not _free(self.launch, directory, max(0.0, deadline - time.monotonic())):
             self._open_place(directory)
             return Sealed(directory, State.OPEN, "a process still writes its log")
         sign = alive.read(directory)
@@ -168,9 +172,10 @@ class Sealer:
             self.child_ended(pid, os.waitstatus_to_exitcode(status))
 
 
-def _free(directory: Path, timeout_s: float = 0.0) -> bool:
+def _free(launch: Launch, directory: Path, timeout_s: float = 0.0) -> bool:
     """Whether no process of this host holds the log open, waiting for it up to `timeout_s`."""
     from wandb_spool.spool.seal import wait_for_writers
+    from wandb_spool.spool.staging import writers_log
 
-    log = log_path(directory)
+    log = writers_log(launch, directory)
     return log is None or wait_for_writers(log, timeout_s)

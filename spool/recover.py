@@ -23,6 +23,7 @@ from .leases import holder_of
 from .queue import Place, Spool
 from .seal import reopen, seal_fragment, unsealed_growth, wait_for_writers, writer_here
 from .slurm import Fate, Slurm
+from .staging import Stage, grew, writers_log
 from .states import State
 
 STALE_AFTER_S = 60.0
@@ -98,10 +99,14 @@ class Verdict:
 def _recover_one(spool: Spool, place: Place, entry: Entry, verdict: Verdict, writers_timeout_s: float) -> Recovered:
     if verdict.lives:
         return Recovered(place.name, State.OPEN, verdict.why)
-    log = log_path(entry.run_directory(spool.root))
+    launch = Launch.at(spool, entry.launch_directory(spool.root))
+    log = writers_log(launch, entry.run_directory(spool.root))
     if log is not None and not wait_for_writers(log, writers_timeout_s):
         return Recovered(place.name, State.OPEN, "a process of this host still holds the log open")
     moved = seal_fragment(spool, place, provisional=not verdict.certain, follow_links=writer_here(entry))
+    stage = Stage.of(launch)
+    if stage is not None:
+        stage.remove_if_sealed()
     sealed = "sealed" if verdict.certain else "sealed provisionally"
     return Recovered(place.name, moved.state, f"{sealed}: {verdict.why}")
 
@@ -156,11 +161,15 @@ def reopen_grown(spool: Spool) -> list[Place]:
         for place in list(spool.places(state)):
             try:
                 entry = spool.read(place)
-                if entry.extra.get("provisional") and unsealed_growth(spool, entry):
+                if entry.extra.get("provisional") and (unsealed_growth(spool, entry) or _stage_grew(spool, entry)):
                     reopened.append(reopen(spool, place))
             except (SpoolError, FileNotFoundError):
                 continue
     return reopened
+
+
+def _stage_grew(spool: Spool, entry: Entry) -> bool:
+    return grew(Launch.at(spool, entry.launch_directory(spool.root)), entry.run_directory(spool.root))
 
 
 def put_back_abandoned(

@@ -14,7 +14,7 @@ import hashlib
 import os
 import stat
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -33,11 +33,13 @@ from .capture import (
 from .entry import Entry
 from .errors import SpoolError, StorageError
 from .identity import current, holders, host_name
+from .launches import Launch
 from .layout import LaunchPaths, log_path, safe_relative
 from .lineage import predecessor_of
 from .log import Artifact, EndingKind, LogFacts, ManifestFileError, artifacts, facts, read_manifest_file
 from .manifest import MANIFEST_NAME, Manifest, SealedFile, read_manifest, write_manifest
 from .queue import Place, Spool
+from .staging import Stage, in_launch, losses, settle
 from .states import State
 
 GENERATED = frozenset({"config.yaml", "wandb-summary.json", "wandb-metadata.json", "output.log"})
@@ -181,15 +183,20 @@ def _seal(
 ) -> tuple[Manifest, str]:
     run_directory = entry.run_directory(spool.root)
     launch = LaunchPaths(entry.launch_directory(spool.root))
+    owner = Launch.at(spool, launch.root)
+    lost = losses(owner, entry.fragment)
+    stage = Stage.of(owner)
+    if stage is not None:
+        settle(stage, entry.fragment)
     if not run_directory.is_dir():
         raise VanishedError("the run directory is gone", path=run_directory)
     _drop_debug_link(run_directory)
     if spool.group:
         share(spool, launch.root)
-    changes = detach_links(run_directory, within=launch.root, follow_outside=follow_links)
+    changes = [*lost, *detach_links(run_directory, within=launch.root, follow_outside=follow_links)]
     log = log_path(run_directory)
     found = facts(log, salvage=True) if log is not None else None
-    staged = _staged(log, launch, follow_links) if log is not None else _Staged()
+    staged = _staged(log, owner, follow_links) if log is not None else _Staged()
     changes += staged.changes.values()
     life = alive.read(run_directory)
     hooked = life is not None if hook is None else hook
@@ -335,14 +342,14 @@ class _Staged:
     """Digests of artifacts of which a file is missing."""
 
 
-def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
+def _staged(log: Path, owner: Launch, follow_links: bool) -> _Staged:
     """The local files of every artifact in the log: those in the launch as they are, others copied into it."""
-    staged = _Staged()
+    staged, launch = _Staged(), owner.paths
     for artifact in artifacts(log, salvage=True):
         logged = {entry.local_path: entry.digest for entry in artifact.entries()}
-        for named in local_paths(artifact):
+        for named in local_paths(artifact, lambda path: in_launch(path, owner)):
             if named not in staged.files and named not in staged.changes:
-                path = _bring_in(named, launch, log.parent.name, follow_links)
+                path = _bring_in(named, in_launch(named, owner), launch, log.parent.name, follow_links)
                 if not isinstance(path, Change) and _changed_since(path, logged.get(named), launch):
                     path = Change(named, "missing: its content was changed between the call and the seal")
                 if isinstance(path, Change):
@@ -354,13 +361,16 @@ def _staged(log: Path, launch: LaunchPaths, follow_links: bool) -> _Staged:
     return staged
 
 
-def local_paths(artifact: Artifact) -> Iterator[str]:
-    """Every local file that an artifact needs: a very large manifest, and the bytes of each entry."""
+def local_paths(artifact: Artifact, place: Callable[[str], str] = str) -> Iterator[str]:
+    """Every local file that an artifact needs: a very large manifest, and the bytes of each entry.
+
+    `place` tells where a named file lies now.
+    """
     yield from (entry.local_path for entry in artifact.entries() if entry.local_path)
     if artifact.manifest_file_path:
         yield artifact.manifest_file_path
         try:
-            for entry in read_manifest_file(Path(artifact.manifest_file_path)):
+            for entry in read_manifest_file(Path(place(artifact.manifest_file_path))):
                 if entry.local_path:
                     yield entry.local_path
         except (OSError, ManifestFileError):
@@ -381,9 +391,9 @@ def _changed_since(path: Path, logged: str | None, launch: LaunchPaths) -> bool:
     return base64.b64encode(md5.digest()).decode() != logged
 
 
-def _bring_in(named: str, launch: LaunchPaths, fragment: str, follow_links: bool) -> Path | Change:
-    """The place within the launch directory of one file that the log of a fragment names."""
-    path = Path(named)
+def _bring_in(named: str, place: str, launch: LaunchPaths, fragment: str, follow_links: bool) -> Path | Change:
+    """The place within the launch directory of one file that the log of a fragment names; `place`: where it is now."""
+    path = Path(place)
     if not path.is_absolute():
         return Change(named, "missing: the log names a relative path and nobody knows relative to what")
     try:

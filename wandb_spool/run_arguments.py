@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 FLAGS = {"--require-spool": "require_spool", "--hold": "hold", "--quiet": "quiet", "-q": "quiet"}
-VALUES = {"--spool": "spool", "--resume-key": "resume_key", "--name": "name"}
+VALUES = {"--spool": "spool", "--stage": "stage", "--resume-key": "resume_key", "--name": "name"}
 
 
 @dataclass
@@ -24,6 +24,7 @@ class RunArguments:
     quiet: bool = False
     resume_key: str | None = None
     name: str | None = None
+    stage: str | None = None
 
 
 def parse(words: Sequence[str]) -> RunArguments | None:

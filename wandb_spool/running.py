@@ -6,7 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
-from wandb_spool.locate import Located, locate
+from wandb_spool.locate import Located, absolute, locate
 from wandb_spool.run_arguments import RunArguments
 from wandb_spool.runner.launch import NO_SPOOL, LaunchRequest
 from wandb_spool.runner.launch import run as run_launch
@@ -26,6 +26,8 @@ def run(arguments: RunArguments) -> int:
         located = Located(user_state_spool(os.environ), "the default", f"WARNING: {error}")
     for line in filter(None, (located.warning, name_warning(os.environ))):
         print(f"wandb-spool: {line}", file=sys.stderr)
+    if arguments.stage == "":
+        print("wandb-spool: WARNING: --stage names no directory; writing to the spool directly", file=sys.stderr)
     return run_launch(request_of(arguments, located), os.environ)
 
 
@@ -51,4 +53,5 @@ def request_of(arguments: RunArguments, located: Located) -> LaunchRequest:
         resume_key=arguments.resume_key,
         name=arguments.name,
         quiet=arguments.quiet,
+        stage=absolute(arguments.stage) if arguments.stage else None,
     )

@@ -51,7 +51,15 @@ def variables(spool: str | None, name: str | None, resume_key: str | None) -> di
     if launch and root and spool is None and os.path.isdir(launch):
         from pathlib import Path
 
-        made = launch_environment(os.environ, spool=Path(root), launch=Path(launch), hook=HOOK_DIR, name=name)
+        staged = os.environ.get("WANDB_SPOOL_STAGE")
+        made = launch_environment(
+            os.environ,
+            spool=Path(root),
+            launch=Path(launch),
+            hook=HOOK_DIR,
+            name=name,
+            stage=Path(staged) if staged else None,
+        )
         kept = {
             key: os.environ[key]
             for key in ("WANDB_SPOOL_ENTRY_DEFAULTS", "WANDB_SPOOL_RESUME_KEY")
@@ -95,9 +103,10 @@ def lines(format: Format, variables: Mapping[str, str]) -> list[str]:
 
 
 def _apptainer(variables: Mapping[str, str]) -> list[str]:
-    """Exports that reach into a container, and the two directories that it must see."""
+    """Exports that reach into a container, and the directories that it must see."""
     hook = variables["PYTHONPATH"].split(os.pathsep)[0]
-    binds = [os.environ.get("APPTAINER_BIND", ""), variables["WANDB_SPOOL_DIR"], f"{hook}:{hook}:ro"]
+    places = [variables["WANDB_SPOOL_DIR"], variables.get("WANDB_SPOOL_STAGE", "")]
+    binds = [os.environ.get("APPTAINER_BIND", ""), *places, f"{hook}:{hook}:ro"]
     exports = {f"APPTAINERENV_{key}": value for key, value in variables.items()}
     exports["APPTAINER_BIND"] = ",".join(filter(None, binds))
     return [f"export {key}={shlex.quote(value)}" for key, value in exports.items()]

@@ -21,6 +21,12 @@ def command(
         typer.Option("--resume-key", metavar="NAME", help="Launches with the same NAME continue each other's runs."),
     ] = None,
     name: Annotated[str | None, typer.Option("--name", metavar="NAME", help="The runs' display name.")] = None,
+    stage: Annotated[
+        str | None,
+        typer.Option(
+            "--stage", metavar="DIR", help="Write to this local directory first ($TMPDIR), and carry it into the spool."
+        ),
+    ] = None,
     quiet: Annotated[bool, typer.Option("--quiet", "-q", help="No lines about the runs at the end.")] = False,
 ) -> int:
     """Run a training command offline into the spool.
@@ -30,4 +36,4 @@ def command(
     from wandb_spool.run_arguments import RunArguments
     from wandb_spool.running import run
 
-    return run(RunArguments(tuple(command), spool, require_spool, hold, quiet, resume_key, name))
+    return run(RunArguments(tuple(command), spool, require_spool, hold, quiet, resume_key, name, stage))

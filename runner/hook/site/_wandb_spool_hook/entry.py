@@ -69,7 +69,7 @@ def _body(launch: Launch, run_dir: str, fragment: str, settings: Any) -> Dict[st
         "format": 1,
         "launch": launch.name,
         "fragment": fragment,
-        "path": os.path.relpath(run_dir, launch.spool).replace(os.sep, "/"),
+        "path": launch.place_in_spool(run_dir),
         "run_id": getattr(settings, "run_id", None),
         "project": getattr(settings, "project", None),
         "entity": getattr(settings, "entity", None),

@@ -84,14 +84,14 @@ class Initializer:
         if mode not in (None, "offline", "dryrun"):
             self._override("mode", mode)
         folder = arguments.get("dir") or _explicit(settings, "root_dir")
-        if folder is not None and os.path.abspath(str(folder)) != process.launch.path:
+        if folder is not None and os.path.abspath(str(folder)) != process.launch.work:
             self._override("dir", folder)
-        for name, value in (("WANDB_DIR", process.launch.path), ("WANDB_DATA_DIR", process.launch.data_dir)):
+        for name, value in (("WANDB_DIR", process.launch.work), ("WANDB_DATA_DIR", process.launch.data_dir)):
             found = os.environ.get(name)
             if found and found != value:
                 self._override(name, found)
         process.launch.assert_environment(os.environ)
-        arguments["mode"], arguments["dir"] = "offline", process.launch.path
+        arguments["mode"], arguments["dir"] = "offline", process.launch.work
 
     def _recognize_restart(self, arguments: Dict[str, Any]) -> None:
         """A restarted job goes on with the runs of its first attempt, unless the user names the run."""
@@ -108,7 +108,7 @@ class Initializer:
         said = f"{name}={value}"
         if said not in self._process.overridden:
             self._process.overridden.append(said)
-            say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.path})")
+            say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.work})")
 
     def _replace_dead_core(self) -> None:
         if not core.is_dead():

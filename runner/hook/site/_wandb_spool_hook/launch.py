@@ -10,10 +10,11 @@ from typing import Any, Dict, Mapping, Optional
 class Launch:
     """Paths of the launch and what the launcher wants to see in its entries."""
 
-    def __init__(self, spool: str, path: str, defaults: Dict[str, Any]) -> None:
+    def __init__(self, spool: str, path: str, defaults: Dict[str, Any], work: Optional[str] = None) -> None:
         self.spool = spool
         self.path = path
         self.defaults = defaults
+        self.work = work or path  # where wandb writes: elsewhere than in the launch directory only with --stage
 
     @classmethod
     def from_environ(cls, environ: Mapping[str, str]) -> Optional[Launch]:
@@ -23,7 +24,8 @@ class Launch:
         path = os.path.abspath(path)
         # <spool>/runs/<YYYYMM>/<launch>: the spool can be told from the launch, should the variable be missing.
         spool = environ.get("WANDB_SPOOL_DIR") or os.path.dirname(os.path.dirname(os.path.dirname(path)))
-        return cls(os.path.abspath(spool), path, _entry_defaults(environ))
+        work = environ.get("WANDB_SPOOL_STAGE")
+        return cls(os.path.abspath(spool), path, _entry_defaults(environ), os.path.abspath(work) if work else None)
 
     @property
     def name(self) -> str:
@@ -31,15 +33,20 @@ class Launch:
 
     @property
     def data_dir(self) -> str:
-        return os.path.join(self.path, "data")
+        return os.path.join(self.work, "data")
 
     def contains(self, path: str) -> bool:
-        return os.path.realpath(path).startswith(os.path.realpath(self.path) + os.sep)
+        return os.path.realpath(path).startswith(os.path.realpath(self.work) + os.sep)
+
+    def place_in_spool(self, path: str) -> str:
+        """Where something that wandb wrote lies, or will lie, relative to the spool."""
+        lasting = os.path.join(self.path, os.path.relpath(path, self.work))
+        return os.path.relpath(lasting, self.spool).replace(os.sep, "/")
 
     def assert_environment(self, environ: Any) -> None:
         """The spool owns these, whatever the program did to them meanwhile."""
         environ["WANDB_MODE"] = "offline"
-        environ["WANDB_DIR"] = self.path
+        environ["WANDB_DIR"] = self.work
         environ["WANDB_DATA_DIR"] = self.data_dir
 
 

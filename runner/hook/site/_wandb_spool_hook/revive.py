@@ -79,7 +79,7 @@ class Reviver:
         self.after()
 
     def _trouble(self) -> Any:
-        path = self._process.launch.path
+        path = self._process.launch.work
         if not _can_start_beside(module()):
             return "this wandb is too old for it, 0.19.11 or newer can"
         try:
@@ -129,7 +129,7 @@ def _arguments(session: Session, process: Process) -> Dict[str, Any]:
         resume="allow",
         reinit="create_new",
         mode="offline",
-        dir=process.launch.path,
+        dir=process.launch.work,
         project=settings.project,
         entity=settings.entity,
         name=settings.run_name,

@@ -1,0 +1,135 @@
+"""Where a launch writes: room, visibility and a file server that does not answer are looked at before training."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from mounts import fill, tmpfs
+
+from wandb_spool.runner.preflight import LOW_BYTES, Disk, Guard, concerns, filesystem, look
+from wandb_spool.spool.states import State
+
+from .processes import Launching, until
+
+ROOM = Disk("ext4", 1 << 40, 1 << 20)
+MOUNTS = [
+    "22 1 254:1 / / rw,relatime shared:1 - ext4 /dev/vda1 rw",
+    "31 22 0:27 / /scratch rw - lustre 10.0.0.1@tcp:/scratch rw",
+    "32 22 0:28 / /scratch/a\\040b rw - tmpfs tmpfs rw",
+    "33 22 0:29 / /home rw master:7 - nfs4 server:/home rw",
+    "a line of another kernel",
+]
+
+
+def test_the_file_system_of_a_path_is_that_of_its_nearest_mount() -> None:
+    found = [filesystem(MOUNTS, path) for path in ("/scratch/me", "/scratch/a b/x", "/scratcher", "/home", "/")]
+    assert found == ["lustre", "tmpfs", "ext4", "nfs4", "ext4"]
+    assert filesystem([], "/anything") == ""
+
+
+@pytest.mark.parametrize(
+    ("disk", "environ", "words"),
+    [
+        (ROOM, {}, None),
+        (ROOM, {"SLURM_JOB_ID": "7"}, "a disk of this node (ext4)"),
+        (Disk("tmpfs", 1 << 40, None), {"SLURM_JOB_ID": "7"}, "this node's memory"),
+        (Disk("lustre", 1 << 40, None), {"SLURM_JOB_ID": "7"}, None),
+        (Disk("a kind of tomorrow", 1 << 40, 0), {"PBS_JOBID": "7"}, "room for only 0 more files"),
+        (
+            Disk("nfs4", LOW_BYTES - 1, 9),
+            {},
+            "rows are lost; it has room for only 9 more files",
+        ),
+        (None, {"SLURM_JOB_ID": "7"}, None),
+    ],
+)
+def test_one_line_says_what_may_become_a_problem(disk: Disk | None, environ: dict[str, str], words: str | None) -> None:
+    told = concerns(Path("/spool"), disk, environ)
+    if words is None:
+        assert told is None
+    else:
+        assert told is not None and told.startswith("WARNING: the spool /spool ") and words in told and "\n" not in told
+
+
+def test_small_disk_is_told_before_training_and_a_full_one_early_and_once(launching: Launching, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "small", "size=64m") as small:
+        launching.spool = small / "spool"
+        done = launching.run("true", SLURM_JOB_ID="7")
+        (line,) = [line for line in done.stderr.splitlines() if "WARNING" in line]
+        assert "free: when it is full" in line and "this node's memory" in line and done.returncode == 0
+        disk = look(small)
+        assert disk is not None and disk.kind == "tmpfs" and disk.free_bytes <= 64 << 20
+    large = 2 * LOW_BYTES + (64 << 20)
+    with tmpfs(tmp_path / "large", f"size={large}") as disk_of_its_own:
+        guard = Guard(disk_of_its_own)
+        assert guard.look() is None
+        fd = os.open(disk_of_its_own / "ballast", os.O_WRONLY | os.O_CREAT)
+        try:
+            os.posix_fallocate(fd, 0, LOW_BYTES + (128 << 20))
+        except OSError as error:
+            pytest.skip(f"this host has no room for the test: {error}")
+        finally:
+            os.close(fd)
+        told = guard.look()
+        assert told is not None and "training goes on" in told
+        assert guard.look() is None
+
+
+def test_full_disk_is_passed_over_for_the_fallback(launching: Launching, tmp_path: Path) -> None:
+    with tmpfs(tmp_path / "full", "size=4m") as full:
+        fill(full, leave_bytes=100_000)
+        launching.spool = full / "spool"
+        done = launching.run("sh", "-c", 'echo "$WANDB_SPOOL_DIR"')
+        assert done.returncode == 0
+        assert done.stdout.strip() == str(launching.home / ".local/state/wandb-spool")
+        assert "fallback spool" in done.stderr
+
+
+@pytest.fixture
+def hung(tmp_path: Path) -> Iterator[Path]:
+    """A file system whose server has stopped: every access waits."""
+    if os.geteuid() != 0 or shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
+        pytest.skip("needs root, bindfs and /dev/fuse")
+    real, mount = tmp_path / "real", tmp_path / "mount"
+    real.mkdir()
+    mount.mkdir()
+    options = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
+    server = subprocess.Popen(["bindfs", "-f", "-o", options, str(real), str(mount)])
+    try:
+        until(lambda: os.path.ismount(mount) or server.poll() is not None, "the mount")
+        if server.poll() is not None:
+            pytest.skip("bindfs can't mount here")
+        server.send_signal(signal.SIGSTOP)
+        yield mount
+    finally:
+        server.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "-l", str(mount)])
+        server.terminate()
+        server.wait(10)
+
+
+RUN = (
+    "import os, sys; from pathlib import Path; from wandb_spool.runner.launch import LaunchRequest, run\n"
+    "request = LaunchRequest(tuple(sys.argv[2:]), Path(sys.argv[1]), first_touch_s=1.0)\n"
+    "sys.exit(run(request, os.environ))"
+)
+
+
+def test_file_server_that_does_not_answer_holds_up_nobody(launching: Launching, hung: Path) -> None:
+    code = "import wandb; run = wandb.init(project='p'); run.log({'a': 1}); run.finish()"
+    words = [sys.executable, "-c", RUN, str(hung / "spool"), sys.executable, "-c", code]
+    started = time.monotonic()
+    done = subprocess.run(words, env=launching.environment(), capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stderr
+    assert time.monotonic() - started < 60
+    assert f"the file system of {hung / 'spool'} does not answer" in done.stderr
+    launching.spool = launching.home / ".local/state/wandb-spool"
+    assert len(launching.entries(State.INCOMING)) == 1
