@@ -68,7 +68,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=1, help="the first attack's number")
     parser.add_argument("--schedules", type=int, help="how many attacks")
     parser.add_argument("--minutes", type=float, help="for how long; default 3 when no number is given")
-    parser.add_argument("--faults", type=int, default=6, help="faults an attack, at least 5")
+    parser.add_argument("--faults", type=int, default=8, help="faults an attack, at least 5")
     parser.add_argument("--report", type=Path, help="write the table here as well")
     parser.add_argument("--scratch", type=Path, help="where to play it")
     return parser.parse_args()

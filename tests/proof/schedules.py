@@ -65,7 +65,7 @@ class Result:
 
 
 def attack(
-    seed: int, directory: Path, templates: Templates, *, faults: int = 6, training: bool | None = None
+    seed: int, directory: Path, templates: Templates, *, faults: int = 8, training: bool | None = None
 ) -> Result:
     """Play the attack with this number in an empty directory."""
     draw = random.Random(f"attack {seed}")
@@ -78,6 +78,9 @@ def attack(
         arena.server.set_faults(planned, seed=seed)
         for _ in range(draw.randint(1, 2)):
             draw.choice((_at_a_step, _at_a_moment, _only_the_push))(arena, draw)
+        if not arena.kills:  # everything was over before it could be hit
+            arena.fragments.add("tiny")
+            _at_a_step(arena, draw, last=10)
         arena.settle()
         struck = Counter(str(strike["kind"]) for strike in arena.server.report(rows=False).struck)
         verdict = arena.judge()
@@ -108,9 +111,9 @@ def _words(arena: Arena) -> list[str]:
     return ["sync", "--spool", str(arena.spool.root), "--all", "--patience", "0.5"]
 
 
-def _at_a_step(arena: Arena, draw: random.Random) -> None:
-    """The syncer, before one of its durable steps; its `wandb sync` lives on for as long as it likes."""
-    arena.dying(_words(arena), draw.randint(1, 45))
+def _at_a_step(arena: Arena, draw: random.Random, last: int = 45) -> None:
+    """The syncer, before one of its durable steps; its `wandb sync` is left to itself."""
+    arena.dying(_words(arena), draw.randint(1, last))
 
 
 def _at_a_moment(arena: Arena, draw: random.Random) -> None:
