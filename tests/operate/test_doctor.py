@@ -124,7 +124,9 @@ def test_an_unknown_option_is_a_mistake_of_usage(operator: Operator) -> None:
 
 def test_proxies_are_shown_without_who_logs_in_there(operator: Operator, rehearsal: RehearsalServer) -> None:
     secret = "http://me:hunter2@proxy.invalid:3128"
-    done = operator("doctor", code=0, **rehearsal.environment(), HTTPS_PROXY=secret, http_proxy="me:hunter2@proxy.invalid:1")
+    done = operator(
+        "doctor", code=0, **rehearsal.environment(), HTTPS_PROXY=secret, http_proxy="me:hunter2@proxy.invalid:1"
+    )
     assert "proxy.invalid:3128" in done.stdout and "hunter2" not in done.stdout + done.stderr
     gone = checks(operator, 1, **rehearsal.environment(), SSL_CERT_FILE="/nowhere/ca.pem")["proxy"]
     assert gone.verdict is Verdict.BAD and "SSL_CERT_FILE" in gone.mend
