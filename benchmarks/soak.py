@@ -109,11 +109,12 @@ def _line(result: Result) -> str:
 
 def _report(results: list[Result], broken: list[str], seconds: float, wanted: argparse.Namespace) -> Iterator[str]:
     struck: Counter[str] = sum((result.struck for result in results), Counter())
-    kills = Counter(" ".join(kill.split()[:2]) for result in results for kill in result.kills)
+    kills = Counter(kill.partition(" at ")[0] for result in results for kill in result.kills)
     verdicts = [result.verdict for result in results]
     yield f"# Soak: {len(results)} attacks in {seconds / 60:.1f} minutes"
     yield ""
-    yield f"Command: `python benchmarks/soak.py {' '.join(sys.argv[1:])}`, first number {wanted.seed}. Machine: "
+    asked = f"--schedules {wanted.schedules}" if wanted.schedules else f"--minutes {wanted.minutes or 3:g}"
+    yield f"`python benchmarks/soak.py --seed {wanted.seed} {asked} --faults {wanted.faults}`. Machine:"
     yield f"{os.cpu_count()} cores, {_memory_gb():.0f} GB, {platform.system()} {platform.machine()},"
     yield f"Python {platform.python_version()}."
     yield ""
