@@ -169,12 +169,12 @@ run.finish()
 """
 
 
-def logged_artifacts(tmp_path: Path, home: Path) -> tuple[Spool, Entry, Path]:
+def logged_artifacts(tmp_path: Path, home: Path, *, hook: bool = True) -> tuple[Spool, Entry, Path]:
     """An open fragment with both kinds of artifact files, and the directory of the originals."""
     work = tmp_path / "work"
     work.mkdir()
     root = tmp_path / "spool"
-    train(root, home, sys.executable, "-c", ARTIFACTS, cwd=work)
+    train(root, home, sys.executable, *(() if hook else ("-I",)), "-c", ARTIFACTS, cwd=work)
     spool = Spool.open(root)
     (place,) = spool.scan().values()
     return spool, spool.read(place), work
@@ -203,7 +203,7 @@ def test_bytes_of_mutable_and_immutable_artifacts_are_in_the_launch(tmp_path: Pa
 
 
 def test_artifact_bytes_that_are_gone_are_told(tmp_path: Path, home: Path) -> None:
-    spool, found, work = logged_artifacts(tmp_path, home)
+    spool, found, work = logged_artifacts(tmp_path, home, hook=False)
     unseal(spool, found)
     (work / "b.bin").unlink()
     (place,) = spool.scan().values()
@@ -215,7 +215,7 @@ def test_artifact_bytes_that_are_gone_are_told(tmp_path: Path, home: Path) -> No
 
 
 def test_artifact_bytes_outside_are_not_taken_on_another_host(tmp_path: Path, home: Path) -> None:
-    spool, found, work = logged_artifacts(tmp_path, home)
+    spool, found, work = logged_artifacts(tmp_path, home, hook=False)
     unseal(spool, found)
     (place,) = spool.scan().values()
     seal_fragment(spool, place, follow_links=False)
@@ -226,7 +226,7 @@ def test_artifact_bytes_outside_are_not_taken_on_another_host(tmp_path: Path, ho
 
 def test_staged_file_with_a_second_name_is_copied(tmp_path: Path, home: Path) -> None:
     """A hard link in the staging area is still somebody else's file."""
-    spool, found, _ = logged_artifacts(tmp_path, home)
+    spool, found, _ = logged_artifacts(tmp_path, home, hook=False)
     unseal(spool, found)
     (staged,) = (found.launch_directory(spool.root) / "data" / "artifacts" / "staging").glob("*")
     os.link(staged, tmp_path / "second name")
