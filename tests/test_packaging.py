@@ -90,9 +90,9 @@ for name in ("runner", "spool", "syncer"):
 import wandb_spool.spool.queue
 assert wandb_spool.spool.queue.__file__.startswith(sys.argv[1]), wandb_spool.spool.queue.__file__
 """
-    done = subprocess.run(
-        [sys.executable, "-S", "-c", code, str(tmp_path / "site")], cwd=tmp_path, capture_output=True, text=True
-    )
+    words = [sys.executable, "-S", "-c", code, str(tmp_path / "site")]
+    environ = {"PATH": "/usr/bin:/bin", "HOME": str(tmp_path)}
+    done = subprocess.run(words, cwd=tmp_path, env=environ, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
 
 

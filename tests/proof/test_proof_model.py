@@ -40,7 +40,7 @@ from wandb_spool.syncer.service import Options
 from .arena import LIMITS, judge
 from .pusher import Pusher
 
-EXAMPLES, STEPS = 60, 45
+EXAMPLES, STEPS = 28, 85
 LEAST_STEPS = 2000
 MEMORY = Path("/dev/shm")  # what is attacked here is the order of things, not the disk: other attacks cut its power
 MOODS = st.sampled_from(["well", "well", "half", "lies", "twice", "away"])
