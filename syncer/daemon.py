@@ -54,8 +54,9 @@ def run_daemon(
     *,
     tell: Callable[[str], None],
     arguments: Sequence[str] | None = None,
+    after_pass: Callable[[PassResult | None], None] = lambda result: None,
 ) -> int:
-    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT."""
+    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT. `after_pass` gets None for a pass that failed."""
     stop = Stop()
     watcher = Watcher([spool.paths.queue(State.INCOMING), spool.paths.queue(State.OPEN)])
     stop.listen(watcher.event.set)
@@ -75,6 +76,7 @@ def run_daemon(
             this_time = replace(options, sweep=sweep)
             result = _one_pass(remembering, configuration, environ, this_time, watch, stop, tell)
             remembering.forget_unseen()
+            after_pass(result)
             passes += 1
             if daemon.passes is not None and passes >= daemon.passes:
                 break

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from wandb_spool.parameters import SpoolOption
+from wandb_spool.parameters import LogJsonOption, SpoolOption
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wandb_spool.spool.queue import Spool
+    from wandb_spool.syncer.service import PassResult
 
 
 def command(
@@ -21,6 +28,11 @@ def command(
     patience_s: Annotated[
         float, typer.Option("--patience", metavar="SECONDS", min=0.0, help="How long to wait for data shown late.")
     ] = 20.0,
+    log_json: LogJsonOption = False,
+    metrics: Annotated[
+        Path | None,
+        typer.Option("--metrics", metavar="FILE", help="Write a Prometheus text file (*.prom) after each pass."),
+    ] = None,
 ) -> None:
     """Deliver runs as they come, until told to stop (SIGTERM: cleanly, within ten seconds)."""
     import os
@@ -29,18 +41,43 @@ def command(
     from wandb_spool.locate import open_spool
     from wandb_spool.syncer.daemon import DaemonOptions, run_daemon
     from wandb_spool.syncer.service import Options
-    from wandb_spool.syncing import configuration, require_wandb, tell
+    from wandb_spool.syncing import configuration, require_wandb, tell, tell_json
 
     opened = open_spool(spool)
     settings = configuration()
     require_wandb()
+    told = tell_json if log_json else tell
     code = run_daemon(
         opened,
         settings,
         os.environ,
         Options(patience_s=patience_s),
         DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
-        tell=tell,
+        tell=told,
         arguments=["-m", "wandb_spool", *sys.argv[1:]],
+        after_pass=_measure(metrics, opened, told),
     )
     raise typer.Exit(code)
+
+
+def _measure(path: Path | None, spool: Spool, told: Callable[[str], None]) -> Callable[[PassResult | None], None]:
+    """Writes the metrics after a pass; what can't be written is told, and the daemon goes on."""
+    import time
+
+    from wandb_spool.spool.errors import SpoolError, UsageError
+    from wandb_spool.syncer.metrics import Totals, write_metrics
+
+    if path is None:
+        return lambda result: None
+    if not path.parent.is_dir():
+        raise UsageError("there is no directory for the metrics", path=path.parent)
+    totals = Totals()
+
+    def measure(result: PassResult | None) -> None:
+        totals.add(result)
+        try:
+            write_metrics(path, spool, totals, result, time.time())
+        except (SpoolError, OSError) as error:
+            told(str(error))
+
+    return measure

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from wandb_spool.parameters import JsonOption, SpoolOption
+from wandb_spool.parameters import JsonOption, LogJsonOption, SpoolOption
 
 
 class Which(str, Enum):
@@ -28,6 +28,7 @@ def command(
         float, typer.Option("--patience", metavar="SECONDS", min=0.0, help="How long to wait for data shown late.")
     ] = 20.0,
     json: JsonOption = False,
+    log_json: LogJsonOption = False,
 ) -> None:
     """Deliver what is due: push with `wandb sync`, read the server back, and only then call it delivered."""
     import os
@@ -38,7 +39,7 @@ def command(
     from wandb_spool.survey import Survey
     from wandb_spool.syncer.service import Options, sync_once
     from wandb_spool.syncer.stopping import Stop
-    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell
+    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell, tell_json
 
     opened = open_spool(spool)
     settings = configuration()
@@ -52,7 +53,7 @@ def command(
     options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s)
     stop = Stop()
     stop.listen()
-    result = sync_once(opened, settings, os.environ, options, tell=tell, stopping=stop)
+    result = sync_once(opened, settings, os.environ, options, tell=tell_json if log_json else tell, stopping=stop)
     if json:
         emit_json(as_json(result))
     elif dry_run:
