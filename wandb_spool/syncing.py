@@ -66,7 +66,8 @@ def event_of(line: str, now_s: float) -> dict[str, str]:
 
 
 _OUTCOME = re.compile(
-    rf"(?P<state>{'|'.join(state.value for state in State)}) (?P<entry>\d{{8}}T\S+?)(?: → (?P<target>\S+))?: (?P<rest>.*)",
+    rf"(?P<state>{'|'.join(state.value for state in State)}) "
+    r"(?P<entry>\d{8}T\S+?)(?: → (?P<target>\S+))?: (?P<rest>.*)",
     re.DOTALL,
 )
 _OUTAGE = re.compile(rf": (?:{'|'.join(failure.value for failure in Failure)}): |pass failed|can't ")
