@@ -40,7 +40,8 @@ from wandb_spool.syncer.service import Options
 from .arena import LIMITS, judge
 from .pusher import Pusher
 
-EXAMPLES, STEPS = 28, 85
+EXAMPLES, STEPS = 50, 50
+RUNS = 6  # at most, in one example
 LEAST_STEPS = 2000
 MEMORY = Path("/dev/shm")  # what is attacked here is the order of things, not the disk: other attacks cut its power
 MOODS = st.sampled_from(["well", "well", "half", "lies", "twice", "away"])
@@ -55,9 +56,8 @@ class Crash(BaseException):
 
 
 class SpoolMachine(RuleBasedStateMachine):
-    """One spool, one syncer, one server for all examples."""
+    """One spool, one syncer, one server."""
 
-    server: RehearsalServer
     templates: Templates
     steps_taken = 0  # over all examples
 
@@ -66,6 +66,7 @@ class SpoolMachine(RuleBasedStateMachine):
         place = MEMORY if os.access(MEMORY, os.W_OK) else None
         self.directory = Path(tempfile.mkdtemp(prefix="model-", dir=place))
         self.spool = Spool.create(self.directory / "spool")
+        self.server = RehearsalServer(self.directory / "server").start()
         self.fragments = Fragments(self.spool, self.templates)
         self.syncing = Syncing(self.spool, self.server, self.directory, LIMITS)
         self.pusher = Pusher()
@@ -82,6 +83,7 @@ class SpoolMachine(RuleBasedStateMachine):
             assert verdict.waiting == 20 * sum(where in ("held", "open", "waiting") for where in self.model.values())
             assert "waiting" not in self.model.values()
         finally:
+            self.server.stop()
             shutil.rmtree(self.directory, ignore_errors=True)
 
     def syncing_entries(self) -> list[Known]:
@@ -89,6 +91,7 @@ class SpoolMachine(RuleBasedStateMachine):
 
     # -- what happens ------------------------------------------------------------------------------------------------
 
+    @precondition(lambda self: len(self.model) < RUNS)
     @rule()
     def log(self) -> None:
         self.model[self.fragments.add("tiny", seal=False)] = "open"
@@ -131,7 +134,7 @@ class SpoolMachine(RuleBasedStateMachine):
     def restore(self, data: st.DataObject) -> None:
         self._move(self._draw(data, "discarded"), State.INCOMING)
 
-    @precondition(lambda self: "delivered" in self.model.values())
+    @precondition(lambda self: "delivered" in self.model.values() and len(self.model) < RUNS + 4)
     @rule(data=st.data(), elsewhere=st.booleans())
     def replay(self, data: st.DataObject, elsewhere: bool) -> None:
         name = self._draw(data, "delivered")
@@ -241,9 +244,8 @@ class SpoolMachine(RuleBasedStateMachine):
 @pytest.fixture
 def machine(templates: Templates, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[type[SpoolMachine]]:
     monkeypatch.setenv("WANDB_SPOOL_CACHE_DIR", str(tmp_path / "cache"))
-    with RehearsalServer(tmp_path / "model-server") as server:
-        SpoolMachine.server, SpoolMachine.templates, SpoolMachine.steps_taken = server, templates, 0
-        yield SpoolMachine
+    SpoolMachine.templates, SpoolMachine.steps_taken = templates, 0
+    yield SpoolMachine
 
 
 def test_spool_and_syncer_do_what_a_model_of_ten_lines_says(machine: type[SpoolMachine]) -> None:
