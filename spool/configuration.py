@@ -6,6 +6,7 @@ never a guess. Keys of accounts do not belong into it: `key_file` names a file t
 
 ```toml
 spool = "/scratch/project/spool"
+purge_days = 30              # after so many days the site deletes files where the spool lies
 
 [destination.default]
 base_url = "https://api.wandb.ai"
@@ -14,8 +15,12 @@ project = "uncategorized"    # the same
 key_file = "~/.config/wandb-key"
 ca = "/etc/ssl/private-ca.pem"
 proxy = "http://proxy:3128"
-rate = 60                    # pushes a minute
+rate = 60                    # runs a minute
 accept_unverified = false    # a server that can't be read back
+
+[notify]                     # who is told when a person is needed
+command = "notify-send {text}"
+urls_file = "~/.config/wandb-spool-urls"   # for apprise, mode 0600
 
 [limits]
 refusals = 8
@@ -52,7 +57,7 @@ class Destination:
     key_file: Path | None = None
     ca: Path | None = None
     proxy: str | None = None
-    rate: float | None = None  # pushes a minute; None: no limit of ours
+    rate: float | None = None  # runs a minute; None: no limit of ours
     accept_unverified: bool = False
 
 
@@ -67,8 +72,17 @@ class Limits:
     push_retries: int = 3  # of one request within a push; what is still missing is pushed again after the read-back
     push_retry_wait_s: float = 4.0  # the longest wait between two of them
     late_data_s: float = 600.0  # what a server doesn't show for this long is missing
-    pushes: int = 2  # at once, per destination
+    pushes: int = 2  # of a daemon at once: one is kept for what is small, so that a large file holds up nobody
     alert_age_s: float = 3600.0  # older alerts are not sent
+    stuck_s: float = 86400.0  # what a server does not take for this long needs a person
+
+
+@dataclass(frozen=True)
+class Notify:
+    """Who is told when a person is needed. Nobody by default."""
+
+    command: tuple[str, ...] = ()
+    urls_file: Path | None = None
 
 
 @dataclass(frozen=True)
@@ -78,6 +92,9 @@ class Configuration:
     spool: Path | None = None
     destinations: Mapping[str, Destination] = field(default_factory=dict)
     limits: Limits = Limits()
+    notify: Notify = Notify()
+    purge_days: float | None = None
+    """After so many days the site deletes files where the spool lies; None: nobody said."""
     sources: tuple[Path, ...] = ()
 
 
@@ -163,7 +180,7 @@ def _readable(path: Path, error: OSError) -> StorageError:
 
 
 def _over(lower: Configuration, path: Path, body: dict[str, Any]) -> Configuration:
-    _known(path, "", body, {"spool", "destination", "limits"})
+    _known(path, "", body, {"spool", "purge_days", "destination", "notify", "limits"})
     spool = _text(path, "spool", body.get("spool"))
     tables = body.get("destination", {})
     if not isinstance(tables, dict):
@@ -173,6 +190,8 @@ def _over(lower: Configuration, path: Path, body: dict[str, Any]) -> Configurati
         spool=_path(spool, path) or lower.spool,
         destinations={**lower.destinations, **found},
         limits=_limits(path, body["limits"]) if "limits" in body else lower.limits,
+        notify=_notify(path, body["notify"]) if "notify" in body else lower.notify,
+        purge_days=_positive(path, "purge_days", body.get("purge_days")) or lower.purge_days,
         sources=(*lower.sources, path),
     )
 
@@ -207,6 +226,34 @@ def _destination(path: Path, name: str, table: object) -> Destination:
         rate=_positive(path, f"{where}.rate", table.get("rate")),
         accept_unverified=_boolean(path, f"{where}.accept_unverified", table.get("accept_unverified", False)),
     )
+
+
+def _notify(path: Path, table: object) -> Notify:
+    if not isinstance(table, dict):
+        raise ConfigurationError("`notify` is not a table; write [notify]", path=path)
+    if "urls" in table:
+        raise ConfigurationError(
+            "`notify.urls`: such addresses hold secrets and do not belong here",
+            path=path,
+            hint="put them, one a line, into a file with mode 0600 and name that in `urls_file`",
+        )
+    _known(path, "notify", table, {item.name for item in fields(Notify)})
+    return Notify(
+        command=_words(path, "notify.command", table.get("command")),
+        urls_file=_path(_text(path, "notify.urls_file", table.get("urls_file")), path),
+    )
+
+
+def _words(path: Path, key: str, value: object) -> tuple[str, ...]:
+    """A command as a shell would split it, or as a list of its words. No shell is ever asked."""
+    import shlex  # late: the start of a training does not need it
+
+    if isinstance(value, list) and value and all(isinstance(word, str) for word in value) and value[0].strip():
+        return tuple(value)
+    try:
+        return tuple(shlex.split(_text(path, key, value) or ""))
+    except ValueError as error:
+        raise ConfigurationError(f"`{key}` can't be split into words ({error})", path=path) from error
 
 
 def _limits(path: Path, table: object) -> Limits:

@@ -54,10 +54,11 @@ def run_daemon(
     *,
     tell: Callable[[str], None],
     arguments: Sequence[str] | None = None,
-    after_pass: Callable[[PassResult | None], None] = lambda result: None,
+    after_pass: Callable[[PassResult], None] = lambda result: None,
+    stop: Stop | None = None,
 ) -> int:
-    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT. `after_pass` gets None for a pass that failed."""
-    stop = Stop()
+    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT."""
+    stop = stop or Stop()
     watcher = Watcher([spool.paths.queue(State.INCOMING), spool.paths.queue(State.OPEN)])
     stop.listen(watcher.event.set)
     watcher.start()
@@ -83,7 +84,7 @@ def run_daemon(
             if not watcher.alive():
                 watcher.start()
             _renew_before_the_reaper(daemon, arguments, tell)
-            watcher.event.wait(_wait_s(spool, result, daemon))
+            watcher.event.wait(_wait_s(result, daemon))
     finally:
         _notify("STOPPING=1")
         watcher.stop()
@@ -98,24 +99,24 @@ def _one_pass(
     watch: LeaseWatch,
     stop: Stop,
     tell: Callable[[str], None],
-) -> PassResult | None:
+) -> PassResult:
     try:
         result = sync_once(spool, configuration, environ, options, watch=watch, tell=tell, stopping=stop)
     except SpoolError as error:
         tell(str(error))  # the spool is away or full for a while: the next scan looks again
-        return None
+        return PassResult.of_failure(error)
     except Exception as error:  # noqa: BLE001 - the daemon's outermost loop: one bad pass must not end the service
         tell(f"this pass failed, the next one tries again: {type(error).__name__}: {error}")
-        return None
+        return PassResult.of_failure(error)
     for base_url, reason in result.outages.items():
         tell(f"{base_url}: {reason}")
     return result
 
 
-def _wait_s(spool: Spool, result: PassResult | None, daemon: DaemonOptions) -> float:
+def _wait_s(result: PassResult, daemon: DaemonOptions) -> float:
     """Seconds until the next scan: jittered, and no later than the next not-before time."""
     wait = daemon.scan_s * random.uniform(0.8, 1.2)
-    if result is None or result.outages or not result.next_due:
+    if result.broken or result.outages or not result.next_due:
         return wait
     due = seconds(result.next_due)
     until = wait if due is None else max(SHORTEST_WAIT_S, due - time.time())

@@ -27,14 +27,14 @@ from wandb_spool.spool.states import State
 from wandb_spool.spool.words import size
 
 from .addresses import is_loopback
+from .concerns import LITTLE_BYTES, LITTLE_INODES, Cause, Concern
 from .destinations import CLOUD, api_key, default_destination, route
 from .failures import DeliveryError
+from .notifying import message, tell_by, ways, wrong_with
 from .service import open_server
 from .wake import Watcher, file_system_of, needs_polling
 
-LITTLE_BYTES = 1 << 30
 NO_BYTES = 64 << 20
-LITTLE_INODES = 10_000
 NO_INODES = 500
 CLOCK_S = 300.0
 QUOTA_TIMEOUT_S = 3.0
@@ -306,6 +306,34 @@ def without_password(address: str) -> str:
         return address
     shown = urlunsplit(parts._replace(netloc="***@" + parts.netloc.rpartition("@")[2]))
     return shown if "://" in address else shown.removeprefix("//")
+
+
+def notifications(configuration: Configuration, environ: Mapping[str, str]) -> Check:
+    """Whether anybody is told when a person is needed."""
+    wrong = next(wrong_with(configuration.notify, environ), None)
+    if wrong is not None:
+        return bad("notifications", *wrong)
+    names = ", ".join(way.name for way in ways(configuration.notify, environ))
+    if not names:
+        return ok("notifications", "off: nobody is told; `command` or `urls_file` in [notify] turns them on")
+    return ok("notifications", f"by {names}; `wandb-spool doctor --notify` sends one to try them")
+
+
+def try_notifications(
+    spool: Spool, configuration: Configuration, environ: Mapping[str, str], now_s: float
+) -> Iterator[Check]:
+    """Send one message by every way that is set up."""
+    found = ways(configuration.notify, environ)
+    if not found:
+        mend = "set `command` or `urls_file` in [notify] of the configuration"
+        yield bad("notification", "there is no way to send one", mend)
+    trial = Concern(Cause.TEST, "this is a test, all is well", "there is nothing to do")
+    for way in found:
+        failed = tell_by(way, message(trial, spool, now_s), environ)
+        if failed is None:
+            yield ok("notification", f"{way.name} took a test message: look whether it arrived")
+        else:
+            yield bad("notification", f"{way.name}: {failed}", "mend [notify] in the configuration, then try again")
 
 
 def wandb_version(found: str | None) -> Check:

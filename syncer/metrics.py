@@ -32,29 +32,27 @@ class Totals:
     outcomes: Counter[tuple[str, str]] = field(default_factory=Counter)
     """By state and class of failure (empty for none)."""
 
-    def add(self, result: PassResult | None) -> None:
+    def add(self, result: PassResult) -> None:
         self.passes += 1
-        if result is None:
-            self.failed_passes += 1
-            return
+        self.failed_passes += result.broken is not None
         for outcome in result.outcomes:
             failure = "" if outcome.failure is None else outcome.failure.value
             self.outcomes[outcome.state.value, failure] += 1
             self.rows += (outcome.rows or 0) if outcome.state is State.DELIVERED else 0
 
 
-def write_metrics(path: Path, spool: Spool, totals: Totals, result: PassResult | None, now_s: float) -> None:
+def write_metrics(path: Path, spool: Spool, totals: Totals, result: PassResult, now_s: float) -> None:
     """Replace the file."""
     counts = {state.value: sum(1 for _ in spool.places(state)) for state in COUNTED}
     durable.write(path, metrics_text(counts, totals, result, now_s).encode(), mode=0o644)
 
 
-def metrics_text(counts: Mapping[str, int], totals: Totals, result: PassResult | None, now_s: float) -> str:
+def metrics_text(counts: Mapping[str, int], totals: Totals, result: PassResult, now_s: float) -> str:
     """The text of the file. Pure."""
     return "\n".join([*_lines(counts, totals, result, now_s), ""])
 
 
-def _lines(counts: Mapping[str, int], totals: Totals, result: PassResult | None, now_s: float) -> Iterator[str]:
+def _lines(counts: Mapping[str, int], totals: Totals, result: PassResult, now_s: float) -> Iterator[str]:
     yield from _head("entries", "gauge", "Fragments in each state of the queue.")
     yield from (sample("entries", number, state=state) for state, number in counts.items())
     yield from _head("outcomes_total", "counter", "What became of fragments since the daemon started.")
@@ -68,7 +66,7 @@ def _lines(counts: Mapping[str, int], totals: Totals, result: PassResult | None,
     yield sample("failed_passes_total", totals.failed_passes)
     yield from _head("last_pass_timestamp_seconds", "gauge", "When the last pass ended.")
     yield sample("last_pass_timestamp_seconds", round(now_s, 3))
-    if result is not None:
+    if result.broken is None:
         yield from _head("problems", "gauge", "What the last pass found wrong with the spool.")
         yield sample("problems", len(result.problems))
         yield from _head("destination_up", "gauge", "Whether a server could be used in the last pass.")

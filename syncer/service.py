@@ -64,10 +64,28 @@ class PassResult:
     planned: list[tuple[str, str]] = field(default_factory=list)
     """For a dry run: entry and target."""
 
+    left: tuple[Known, ...] = ()
+    """What is not delivered after the pass, as it was seen."""
+    unreadable: list[str] = field(default_factory=list)
+    """Entries that can't be read (among the problems too)."""
+    broken: str | None = None
+    """Why the spool could not be used at all; for callers that outlive it."""
+    disk_full: bool = False
     def count(self, state: State) -> int:
         return sum(1 for outcome in self.outcomes if outcome.state is state)
 
     @property
+    @classmethod
+    def of_failure(cls, error: Exception) -> PassResult:
+        """A pass that could not use the spool."""
+        return cls(broken=str(error), disk_full=isinstance(error, StorageError) and error.full)
+
+    @property
+    def eventful(self) -> bool:
+        """Whether something happened that may need a person."""
+        grave = (outcome.state is State.QUARANTINED or outcome.failure is Failure.AUTH for outcome in self.outcomes)
+        return self.broken is not None or bool(self.unreadable) or any(grave)
+
     def exit_code(self) -> int:
         """0 done, 3 partly, 75 when no due destination answered at all (DESIGN, exit codes)."""
         unfinished = [outcome for outcome in self.outcomes if outcome.state not in (State.DELIVERED, State.UNVERIFIED)]
@@ -186,6 +204,7 @@ class _Pass:
                 self._serve(key, tasks)
             self._look_again()
         self._result.stopped = self._circumstances.stopping()
+        self._result.left = tuple(self._known.values())
 
     def close(self) -> None:
         for opened in self._accounts.values():
@@ -350,6 +369,7 @@ def _read_one(spool: Spool, place: Place, result: PassResult) -> Known | None:
     except SpoolError as error:
         if str(error) not in result.problems:
             result.problems.append(str(error))
+            result.unreadable.append(str(error))
         return None
 
 

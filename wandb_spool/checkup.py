@@ -30,8 +30,8 @@ _LOOKED_AT = 200  # entries and run directories that are read: each costs a requ
 _SIGNS = {Verdict.OK: "✓", Verdict.WARN: "!", Verdict.BAD: "✗"}
 
 
-def checkup(option: str | None, environ: Mapping[str, str]) -> Iterator[Check]:
-    """Every check, one after the other as they are made."""
+def checkup(option: str | None, environ: Mapping[str, str], *, notify: bool = False) -> Iterator[Check]:
+    """Every check, one after the other as they are made; with `notify` a message is sent too."""
     settings, told = _configuration(environ)
     yield told
     waiting: list[Entry] = []
@@ -44,6 +44,9 @@ def checkup(option: str | None, environ: Mapping[str, str]) -> Iterator[Check]:
         found = list(survey.read(WAITING))
         waiting = [item.entry for item in found[:_LOOKED_AT]]
         yield from _spool(spool, survey, found, environ)
+        yield doctor.notifications(settings, environ)
+        if notify:
+            yield from doctor.try_notifications(spool, settings, environ, time.time())
     yield doctor.wandb_version(doctor.installed_wandb())
     servers = doctor.destinations(settings, waiting, environ)
     yield from doctor.proxies(environ, [(item, base_url) for (_, base_url), item in servers.items()])

@@ -83,7 +83,7 @@ def test_every_line_is_a_comment_or_a_sample_also_with_odd_addresses() -> None:
     result = PassResult(outages={'http://a"b\\c\nd': "gone"}, answered={"http://e"})
     totals = Totals()
     totals.add(result)
-    totals.add(None)
+    totals.add(PassResult(broken="gone"))
     lines = metrics_text({"incoming": 3}, totals, result, 1.5e9).splitlines()
     assert all(line.startswith("# ") or SAMPLE.fullmatch(line) for line in lines), lines
     assert 'wandb_spool_destination_up{destination="http://a\\"b\\\\c\\nd"} 0' in lines

@@ -40,13 +40,23 @@ def command(
 
     from wandb_spool.locate import open_spool
     from wandb_spool.syncer.daemon import DaemonOptions, run_daemon
+    from wandb_spool.syncer.notifying import Notifier
     from wandb_spool.syncer.service import Options
+    from wandb_spool.syncer.stopping import Stop
     from wandb_spool.syncing import configuration, require_wandb, tell, tell_json
 
     opened = open_spool(spool)
     settings = configuration()
     require_wandb()
     told = tell_json if log_json else tell
+    stop = Stop()
+    measure = _measure(metrics, opened, told)
+    notifier = Notifier(opened, settings, os.environ, told, stopping=stop)
+
+    def after_pass(result: PassResult) -> None:
+        measure(result)
+        notifier.after_pass(result)
+
     code = run_daemon(
         opened,
         settings,
@@ -55,12 +65,13 @@ def command(
         DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
         tell=told,
         arguments=["-m", "wandb_spool", *sys.argv[1:]],
-        after_pass=_measure(metrics, opened, told),
+        after_pass=after_pass,
+        stop=stop,
     )
     raise typer.Exit(code)
 
 
-def _measure(path: Path | None, spool: Spool, told: Callable[[str], None]) -> Callable[[PassResult | None], None]:
+def _measure(path: Path | None, spool: Spool, told: Callable[[str], None]) -> Callable[[PassResult], None]:
     """Writes the metrics after a pass; what can't be written is told, and the daemon goes on."""
     import time
 
@@ -73,7 +84,7 @@ def _measure(path: Path | None, spool: Spool, told: Callable[[str], None]) -> Ca
         raise UsageError("there is no directory for the metrics", path=path.parent)
     totals = Totals()
 
-    def measure(result: PassResult | None) -> None:
+    def measure(result: PassResult) -> None:
         totals.add(result)
         try:
             write_metrics(path, spool, totals, result, time.time())

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import typer
 
 from wandb_spool.parameters import JsonOption, SpoolOption
 
 
-def command(spool: SpoolOption = None, json: JsonOption = False) -> None:
+def command(
+    spool: SpoolOption = None,
+    notify: Annotated[bool, typer.Option("--notify", help="Send a test notification too.")] = False,
+    json: JsonOption = False,
+) -> None:
     """Look at all that a delivery needs: spool, room, file system, key, server, proxy, clock."""
     import os
 
@@ -16,7 +22,7 @@ def command(spool: SpoolOption = None, json: JsonOption = False) -> None:
     from wandb_spool.syncer.doctor import Verdict
 
     made = []
-    for check in checkup(spool, os.environ):
+    for check in checkup(spool, os.environ, notify=notify):
         made.append(check)
         if not json:
             emit(line(check))
