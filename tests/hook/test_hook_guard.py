@@ -141,7 +141,7 @@ def test_a_stopped_wandb_core_does_not_block_training(program: Program, fate: st
         run = wandb.init(project="p")
         run.log({{"a": 0}})
         stopped = core(); os.kill(stopped, signal.SIGSTOP)
-        for i in range(1, 3000):
+        for i in range(1, 8000):
             run.log({{"a": i}})
         run.summary.get("a")
         print("trained", flush=True)
@@ -151,7 +151,7 @@ def test_a_stopped_wandb_core_does_not_block_training(program: Program, fate: st
             run.finish()
         """
     )
-    fragments = assert_nothing_lost(program, ended, list(range(3000)))
+    fragments = assert_nothing_lost(program, ended, list(range(8000)))
     assert len(fragments) == (1 if fate == "goes on" else 2)
     assert sum("does not take what is logged" in line for line in ended.notices) == 1
 

@@ -1,21 +1,26 @@
 """Hand records to wandb-core without waiting for it.
 
-Plain wandb waits until each record is in the socket; here up to ``WINDOW`` records are on their way in wandb's own
-asyncio thread, in order. When the window does not move for ``PATIENCE_S``, wandb-core is *stalled*: from then on
-nothing waits until it moves again. A wandb without that thread (before 0.23) is left to send as it does.
+Plain wandb runs a task of its asyncio thread for each record and waits for it. Here records are laid into a queue, in
+order, and that thread writes all that it finds there in one go. When more than a window is under way and nothing moves
+for ``PATIENCE_S``, wandb-core is *stalled*: from then on nothing waits until all has been taken. A wandb without that
+thread (before 0.23), or with another way to frame its messages, is left to send as it does.
 """
 
 from __future__ import annotations
 
-import concurrent.futures
+import struct
+import time
 from collections import deque
 from typing import Any, Deque
 
-from .anatomy import messages
+from .anatomy import messages, part
 from .notice import say_once
 
-WINDOW = 64
+WINDOW = 1000  # messages that wait for the asyncio thread
+WINDOW_BYTES = 64 * 1024  # that wait for wandb-core, which is behind by the socket's own buffer then
 PATIENCE_S = 0.2
+LOOK_S = 0.001
+FRAME = "<BI"  # a letter and the length, in every wandb since 0.22
 
 
 class Stuck(Exception):
@@ -25,56 +30,77 @@ class Stuck(Exception):
 class Sender:
     def __init__(self, interface: Any) -> None:
         self._interface = interface
-        self._schedule = getattr(getattr(interface, "_asyncer", None), "_schedule", None)
+        self._loop = getattr(getattr(interface, "_asyncer", None), "_loop", None)
         writer = getattr(getattr(interface, "_client", None), "_writer", None)
         self._transport = getattr(writer, "transport", None)
-        self._under_way: Deque[Any] = deque()
+        self._direct = self._loop is not None and self._transport is not None and _frames_are_known()
+        self._waiting: Deque[bytes] = deque()
+        self._called = False
         self.stalled = False
 
     def send(self, record: Any, original: Any, nowait: bool) -> None:
         """Raises what wandb raised for this record or for an earlier one."""
-        if self._schedule is None:
+        if not self._direct:
             original(self._interface, record, **({"nowait": True} if nowait else {}))
             return
-        if nowait:  # console output, perhaps from within the asyncio thread
-            self._interface._asyncer.run_soon(self._publication(record))
-            return
-        self._settle()
-        if len(self._under_way) >= WINDOW and not self.stalled:
-            self._wait()
-        self._under_way.append(self._schedule(self._publication(record), daemon=False))
+        # asyncio would print a line for each write to a broken connection.
+        if self._transport.is_closing():
+            raise ConnectionResetError("wandb-core died")
+        message = self._framed(record)
+        if not nowait:  # console output comes perhaps from the asyncio thread, which must not wait for itself
+            self._make_room()
+        self._waiting.append(message)
+        if not self._called:
+            self._called = True
+            self._loop.call_soon_threadsafe(self._write)
 
-    def _publication(self, record: Any) -> Any:
-        interface = self._interface
-        interface._assign(record)
+    def _framed(self, record: Any) -> bytes:
+        self._interface._assign(record)
         request = server_request()
         request.record_publish.CopyFrom(record)
-        client, transport = interface._client, self._transport
+        data: bytes = request.SerializeToString()
+        return struct.pack(FRAME, ord("W"), len(data)) + data
 
-        def publish() -> Any:
-            # asyncio would print a line for each write to a broken connection.
-            if transport is not None and transport.is_closing():
-                raise ConnectionResetError("wandb-core died")
-            return client.publish(request)
+    def _write(self) -> None:
+        """In the asyncio thread: what is laid into the queue from the first line on calls for another round."""
+        self._called = False
+        messages = []
+        while self._waiting:
+            messages.append(self._waiting.popleft())
+        if messages and not self._transport.is_closing():
+            self._transport.write(b"".join(messages))
 
-        return publish
+    def _make_room(self) -> None:
+        if self.stalled:
+            self.stalled = self._left() > 0
+        elif self._is_full():
+            self._wait()
 
-    def _settle(self) -> None:
-        under_way = self._under_way
-        while under_way and under_way[0].done():
-            under_way.popleft().result()
-        if self.stalled and not under_way:
-            self.stalled = False
+    def _is_full(self) -> bool:
+        return len(self._waiting) > WINDOW or self._transport.get_write_buffer_size() > WINDOW_BYTES
+
+    def _left(self) -> int:
+        """A number that falls when anything moves."""
+        return len(self._waiting) + int(self._transport.get_write_buffer_size())
 
     def _wait(self) -> None:
-        try:
-            self._under_way[len(self._under_way) // 2].result(timeout=PATIENCE_S)
-        except concurrent.futures.TimeoutError:
+        """For a moment: a slow wandb-core is given time, a stopped one is not."""
+        before, end_s = self._left(), time.monotonic() + PATIENCE_S
+        while self._is_full() and time.monotonic() < end_s:
+            time.sleep(LOOK_S)
+        if self._is_full() and self._left() >= before:
             self.stalled = True
             say_once(
                 "stalled",
                 "wandb-core does not take what is logged (stopped?); it is kept in memory, training goes on",
             )
+
+
+def _frames_are_known() -> bool:
+    try:
+        return bool(part("lib.service.service_client")._HEADER_BYTE_INT_FMT == FRAME)
+    except (ImportError, AttributeError):
+        return False
 
 
 def server_request() -> Any:
