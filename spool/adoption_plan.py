@@ -20,6 +20,7 @@ from .manifest import read_manifest
 from .queue import Place, Spool
 from .restarts import Doubt, Piece, doubts, in_order
 from .states import State
+from .trash import freed
 
 _NO_PART = frozenset({State.VOID, State.DISCARDED})
 
@@ -98,6 +99,8 @@ def _known(
     place = places.get(adoption.entry)
     if place is None and not adoption.done:
         return None  # that adoption never came to its end
+    if place is not None and place.state is State.DISCARDED and _is_freed(spool, place):
+        return None  # thrown away for good: adopting it again is the only way back
     if run.log_bytes <= adoption.log_bytes:
         return Decision(run, Fate.KNOWN, adoption.entry)
     if place is None or place.state is State.DISCARDED:
@@ -107,6 +110,13 @@ def _known(
         f"`wandb-spool discard {adoption.entry}`, then adopt it again"
     )
     return Decision(run, Fate.GREW, detail)
+
+
+def _is_freed(spool: Spool, place: Place) -> bool:
+    try:
+        return freed(spool.read(place)) is not None
+    except (FileNotFoundError, SpoolError):
+        return False
 
 
 def _without_copies(fresh: Iterable[FoundRun], made: Plan) -> list[FoundRun]:

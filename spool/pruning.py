@@ -53,7 +53,7 @@ def candidates(
         if entry.path not in {item.entry.path for item in found} and directory.is_dir():
             needed = "an undelivered entry needs it" if entry.path in paths or _run(entry) in runs else None
             kept = needed or _unproven(entry, now, older_than_s, rehearsal)
-            found.append(Candidate(entry, _size_bytes(directory), kept))
+            found.append(Candidate(entry, size_bytes(directory), kept))
     return found
 
 
@@ -108,19 +108,29 @@ def prune(spool: Spool, chosen: Iterable[Candidate], *, now_s: float | None = No
     return freed + sum(_sweep(launch) for launch in spool.paths.runs.glob("*/*"))
 
 
+def is_pruned(spool: Spool, entry: Entry) -> bool:
+    """Whether the bytes of an entry were deleted on purpose, because a receipt proves them elsewhere."""
+    return (entry.launch_directory(spool.root) / TOMBSTONES / f"{entry.fragment}.json").is_file()
+
+
 def _mark(receipt: Mapping[str, Any]) -> tuple[str, str]:
     return str(receipt.get("entry")), str(receipt.get("manifest_sha256"))
 
 
 def _remove(spool: Spool, item: Candidate, now_s: float) -> int:
-    directory = item.entry.run_directory(spool.root)
     launch = item.entry.launch_directory(spool.root)
     tombstone = launch / TOMBSTONES / f"{item.entry.fragment}.json"
     durable.make_directory(tombstone.parent)
     body = {"format": FORMAT, "entry": item.entry.name, "at": clock.iso(now_s), "receipt": item.entry.receipt}
     durable.write_json(tombstone, body, mode=spool.file_mode)
+    return take_away(spool, item.entry)
+
+
+def take_away(spool: Spool, entry: Entry) -> int:
+    """Remove a run directory that nobody needs any more; returns the bytes that were freed."""
+    directory = entry.run_directory(spool.root)
     durable.rename(directory, directory.parent / f"{GOING}{directory.name}")
-    return _sweep(launch, spool)
+    return _sweep(entry.launch_directory(spool.root), spool)
 
 
 def _sweep(launch: Path, spool: Spool | None = None) -> int:
@@ -128,13 +138,13 @@ def _sweep(launch: Path, spool: Spool | None = None) -> int:
     going = list(launch.glob(f"wandb/{GOING}*"))
     if going and spool is not None and not Launch.at(spool, launch).paths.fragments():
         going += [launch / "data"]
-    freed = sum(_size_bytes(directory) for directory in going)
+    freed = sum(size_bytes(directory) for directory in going)
     for directory in going:
         shutil.rmtree(directory, ignore_errors=True)
     return freed
 
 
-def _size_bytes(directory: Path) -> int:
+def size_bytes(directory: Path) -> int:
     total = 0
     for path in directory.rglob("*"):
         try:

@@ -17,6 +17,7 @@ from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.manifest import Manifest, read_manifest
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import WAITING, State
+from wandb_spool.spool.trash import freed
 
 from .destinations import api_key, route
 from .failures import DeliveryError
@@ -145,6 +146,10 @@ def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, 
 def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> None:
     from pathlib import Path
 
+    note = freed(item.entry)
+    if note is not None and item.state is State.DISCARDED:
+        _count_freed(note, balance)
+        return
     receipt = item.entry.receipt
     if receipt is not None:  # pruned: the receipt is what is left
         lost = receipt.get("rows_lost")
@@ -160,6 +165,15 @@ def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> 
         return
     balance.rows_logged += sign.rows
     balance.waiting += sign.rows
+
+
+def _count_freed(note: Mapping[str, object], balance: RunBalance) -> None:
+    """Discarded, and its bytes are gone: what was noted then counts for ever."""
+    kept, lost = (value if isinstance(value, int) else 0 for value in (note.get("rows_kept"), note.get("rows_lost")))
+    balance.rows_logged += kept + lost
+    balance.logged_known = balance.logged_known and note.get("rows_logged") is not None
+    balance.discarded += kept
+    balance.lost += lost
 
 
 def _believe(entry: Entry, balance: RunBalance) -> None:

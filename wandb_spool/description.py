@@ -9,6 +9,7 @@ from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.manifest import read_manifest
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
+from wandb_spool.spool.trash import gone_on_purpose
 
 from .survey import Found
 
@@ -60,6 +61,7 @@ def _manifest(spool: Spool, found: Found) -> tuple[dict[str, Any] | None, str | 
         return read_manifest(found.run_directory(spool))[0].as_json(), None
     except FileNotFoundError:
         sealed = found.entry.manifest_sha256 is not None and found.state is not State.OPEN
+        sealed = sealed and gone_on_purpose(spool, found.entry) is None
         return None, "the manifest or the run directory is gone" if sealed else None
     except (SpoolError, OSError) as error:
         return None, str(error)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 
 from wandb_spool.locate import open_spool
@@ -22,21 +23,32 @@ def move_all(
     allowed_from: frozenset[State],
     refusals: Mapping[State, str],
     change: Callable[[Entry], Entry] = lambda entry: entry,
+    unless: Callable[[Entry], str | None] = lambda entry: None,
     question: str | None = None,
     yes: bool = False,
+    undo: str | None = None,
 ) -> int:
-    """Move the entries that are meant; returns 0, or 2 when one of them is not in a state from which it can be."""
+    """Move the entries that are meant; returns 0, or 2 when one of them is not in a state from which it can be.
+
+    `undo` is the command that takes it back, for the last line.
+    """
     opened = open_spool(spool)
     survey = Survey.of(opened)
     chosen = find_runs(survey, runs)
-    movable = [found for found in chosen if found.state in allowed_from]
+    movable = []
     for found in chosen:
-        if found.state not in allowed_from:
-            complain(f"{found.entry.name} {refusals.get(found.state, f'is {found.state}')}; it was left alone")
+        refused = refusals.get(found.state, f"is {found.state}") if found.state not in allowed_from else None
+        refused = refused or unless(found.entry)
+        if refused is None:
+            movable.append(found)
+        else:
+            complain(f"{found.entry.name} {refused}; it was left alone")
     if question and movable and not confirm(_ask(question, movable), yes=yes):
         emit("nothing was done")
         return 0
     moved = [_move(survey, found, target, change) for found in movable]
+    if undo and any(moved):
+        emit(f"`wandb-spool {undo} {' '.join(map(shlex.quote, runs))}` takes that back")
     return 0 if len(movable) == len(chosen) and all(moved) else 2
 
 

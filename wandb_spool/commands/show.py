@@ -69,6 +69,7 @@ def _rows(body: dict[str, Any]) -> Iterator[str]:
 def _facts(spool: Spool, found: Found, body: dict[str, Any]) -> Iterator[tuple[str, object]]:
     from wandb_spool.runner.ending import exit_text
     from wandb_spool.spool.manifest import manifest_from_json
+    from wandb_spool.spool.trash import gone_on_purpose
     from wandb_spool.spool.words import count, size
 
     entry, manifest, receipt = found.entry, body["manifest"], body["receipt"]
@@ -94,6 +95,7 @@ def _facts(spool: Spool, found: Found, body: dict[str, Any]) -> Iterator[tuple[s
         )
         yield "url", receipt.get("url")
     yield "directory", found.run_directory(spool)
+    yield "bytes", gone_on_purpose(spool, entry)
 
 
 def _history(body: dict[str, Any]) -> Iterator[str]:

@@ -27,6 +27,7 @@ def command(
     from wandb_spool.locate import open_spool
     from wandb_spool.lookup import find_runs
     from wandb_spool.output import complain, emit, emit_json
+    from wandb_spool.spool.trash import gone_on_purpose
     from wandb_spool.survey import DAMAGED, Survey
 
     opened = open_spool(spool)
@@ -36,6 +37,11 @@ def command(
     chosen = find_runs(survey, runs) if runs else list(survey.read(SEALED))
     wrong: dict[str, list[str]] = {}
     for found in chosen:
+        gone = gone_on_purpose(opened, found.entry)
+        if gone:
+            if not json:
+                emit(f"{found.entry.name}: {gone}")
+            continue
         problems = list(check(opened, found))
         wrong[found.entry.name] = problems
         if not json:
