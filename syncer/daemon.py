@@ -24,6 +24,7 @@ from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.remembering import RememberingSpool
 from wandb_spool.spool.states import State
 
+from .meter import Moving
 from .service import Options, PassResult, sync_once
 from .stopping import Stop
 from .wake import Watcher
@@ -53,6 +54,7 @@ def run_daemon(
     daemon: DaemonOptions,
     *,
     tell: Callable[[str], None],
+    show: Callable[[Moving], None] = lambda moving: None,
     arguments: Sequence[str] | None = None,
     after_pass: Callable[[PassResult], None] = lambda result: None,
     stop: Stop | None = None,
@@ -75,7 +77,7 @@ def run_daemon(
             sweep = time.monotonic() - swept_s >= SWEEP_S
             swept_s = time.monotonic() if sweep else swept_s
             this_time = replace(options, sweep=sweep)
-            result = _one_pass(remembering, configuration, environ, this_time, watch, stop, tell)
+            result = _one_pass(remembering, configuration, environ, this_time, watch, stop, tell, show)
             remembering.forget_unseen()
             after_pass(result)
             passes += 1
@@ -99,9 +101,10 @@ def _one_pass(
     watch: LeaseWatch,
     stop: Stop,
     tell: Callable[[str], None],
+    show: Callable[[Moving], None],
 ) -> PassResult:
     try:
-        result = sync_once(spool, configuration, environ, options, watch=watch, tell=tell, stopping=stop)
+        result = sync_once(spool, configuration, environ, options, watch=watch, tell=tell, show=show, stopping=stop)
     except SpoolError as error:
         tell(str(error))  # the spool is away or full for a while: the next scan looks again
         return PassResult.of_failure(error)

@@ -32,6 +32,7 @@ from wandb_spool.spool.version import VERSION
 from .addresses import is_loopback
 from .failures import DeliveryError, Failure, next_state
 from .keeping import Keeper
+from .meter import Meter, Phase
 from .plan import jittered_s, next_backoff_s
 from .push import PushResult, Trouble, push
 from .server import Server
@@ -71,6 +72,7 @@ class Circumstances:
     sleep: Callable[[float], None] = time.sleep
     rng: random.Random = field(default_factory=random.Random)
     tell: Callable[[str], None] = lambda line: None
+    meter: Meter = field(default_factory=Meter)
 
 
 @dataclass(frozen=True)
@@ -138,7 +140,7 @@ class Delivery:
     """Fragments on whose run another syncer works."""
 
     def __post_init__(self) -> None:
-        self._keeper = Keeper(self.circumstances.stopping)
+        self._keeper = Keeper(self.circumstances.stopping, self.circumstances.meter.tick)
 
     def run(self, tasks: Sequence[Task]) -> None:
         """Deliver fragments of different target runs to one destination, clean ones in one process.
@@ -146,6 +148,7 @@ class Delivery:
         Raises SpoolError when the spool can't be written; everything is back in the queue then.
         """
         jobs: list[_Job] = []
+        self.circumstances.meter.enter(Phase.CHECKING, len(tasks), self.account.base_url)
         try:
             for task in tasks:
                 job = self._take(task)
@@ -313,9 +316,13 @@ class Delivery:
                 self._push_all([job])
 
     def _push(self, jobs: Sequence[_Job], scratch: Path) -> PushResult:
+        meter = self.circumstances.meter
+
         def keep_going() -> bool:
             return not self.circumstances.stopping() and self._keeper.renew()
 
+        rows = sum(job.entry.rows or 0 for job in jobs)
+        meter.enter(Phase.PUSHING, len(jobs), self.account.base_url, rows, sum(map(_to_send_bytes, jobs)))
         return push(
             [job.view for job in jobs if job.view is not None],
             self.account.destination,
@@ -326,6 +333,7 @@ class Delivery:
             limits=self.circumstances.limits,
             keep_going=keep_going,
             outlives_s=self.circumstances.lease_expires_s / 2,
+            sent=meter.sent,
         )
 
     def _build(self, job: _Job, scratch: Path) -> None:
@@ -362,6 +370,7 @@ class Delivery:
     def _judge_all(self, jobs: Sequence[_Job], result: PushResult) -> list[_Job]:
         """Steps 5 and 6; returns those that have to be pushed again alone. All share one patience."""
         alone = len(jobs) == 1
+        self.circumstances.meter.enter(Phase.READING_BACK, len(jobs), self.account.base_url)
         deadline_s = time.monotonic() + self.circumstances.patience_s
         waiting = list(jobs)
         again: list[_Job] = []
@@ -453,6 +462,15 @@ class Delivery:
         self.outcomes.append(
             Outcome(job.entry.name, job.entry.target, state, error.failure, error.detail, pushed=job.view is not None)
         )
+
+
+def _to_send_bytes(job: _Job) -> int:
+    """About what a push carries: the files of its view, and the staged bytes of artifacts that are missing."""
+    assert job.view is not None
+    within = [path.stat().st_size for path in job.view.directory.rglob("*") if path.is_file()]
+    manifest = job.known.chain.sealed[job.known.index].manifest
+    staged = [item.size_bytes for item in manifest.files if item.kind == "staged"]
+    return sum(within) + (sum(staged) if job.known.standing.missing_artifacts else 0)
 
 
 def _waits() -> Iterator[float]:

@@ -19,8 +19,9 @@ TICK_S = 0.5
 class Keeper:
     """The leases that are held."""
 
-    def __init__(self, stopping: Callable[[], bool]) -> None:
+    def __init__(self, stopping: Callable[[], bool], also: Callable[[], None] = lambda: None) -> None:
         self._stopping = stopping
+        self._also = also
         self._leases: list[Lease] = []
         self._last_s = time.monotonic()
 
@@ -44,3 +45,4 @@ class Keeper:
         if self._stopping():
             raise DeliveryError(Failure.INTERRUPTED, "the syncer was stopped")
         self.renew()
+        self._also()

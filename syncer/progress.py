@@ -36,12 +36,17 @@ class Progress:
         self._seen: dict[tuple[str, int], int] = {}
         self._total = self._mark = 0
         self._mark_s = now_s
+        self.sent_bytes = 0
+        """What servers acknowledged so far; what went over connections that began and ended between two looks is not
+        seen."""
 
     def still_s(self, now_s: float) -> float:
         """Seconds since the last progress."""
         for key, count in _counters(self._pid):
-            self._total += max(0, count - self._seen.get(key, 0))
+            moved = max(0, count - self._seen.get(key, 0))
             self._seen[key] = count
+            self._total += moved
+            self.sent_bytes += moved if key[0] == "sent" else 0
         if self._total - self._mark >= self._wanted_bytes:
             self._mark, self._mark_s = self._total, now_s
         return now_s - self._mark_s
@@ -57,7 +62,7 @@ def tree(pid: int) -> list[psutil.Process]:
 
 
 def _counters(pid: int) -> Iterator[tuple[tuple[str, int], int]]:
-    """Counters that only grow: bytes read by each process, bytes exchanged on each TCP connection."""
+    """Counters that only grow: bytes read by each process, bytes sent and received on each TCP connection."""
     inodes: set[int] = set()
     for process in tree(pid):
         try:
@@ -114,14 +119,15 @@ def _answers(asked: socket.socket, wanted: frozenset[int]) -> Iterator[tuple[tup
                 return
             found = _connection(data[position + 16 : position + length])
             if found is not None and found[0] in wanted:
-                yield ("socket", found[0]), found[1]
+                yield ("sent", found[0]), found[1]
+                yield ("received", found[0]), found[2]
             position += (length + 3) & ~3
         if not data:
             return
 
 
-def _connection(message: bytes) -> tuple[int, int] | None:
-    """Inode and exchanged bytes of one `inet_diag_msg` with its attributes."""
+def _connection(message: bytes) -> tuple[int, int, int] | None:
+    """Inode, bytes sent and acknowledged, bytes received of one `inet_diag_msg` with its attributes."""
     if len(message) < 72:
         return None
     inode = struct.unpack_from("=I", message, 68)[0]
@@ -132,6 +138,6 @@ def _connection(message: bytes) -> tuple[int, int] | None:
             return None
         if kind == _INFO and length >= 4 + _BYTES_RECEIVED + 8:
             acked, received = struct.unpack_from("=QQ", message, position + 4 + _BYTES_ACKED)
-            return inode, acked + received
+            return inode, acked, received
         position += (length + 3) & ~3
     return None

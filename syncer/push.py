@@ -148,10 +148,12 @@ def push(
     limits: Limits,
     keep_going: Callable[[], bool] = lambda: True,
     outlives_s: float = 30.0,
+    sent: Callable[[int], None] = lambda sent_bytes: None,
 ) -> PushResult:
     """Push views with one `wandb sync`. `keep_going` is asked all the time; False ends the push at once.
 
     A syncer that does not get to ask it for `outlives_s` (it was stopped, or died) has its push ended all the same.
+    `sent` is told, about once a second, how many bytes servers acknowledged.
 
     Raises OSError when the scratch disk is full or Python can't be started.
     """
@@ -173,7 +175,7 @@ def push(
             start_new_session=True,
         )
         try:
-            hung, stopped = _watch(process, limits.no_progress_s, keep_going)
+            hung, stopped = _watch(process, limits.no_progress_s, keep_going, sent)
         finally:
             end(process)
     text = output.read_text(errors="replace")[-20_000:].replace(key, "***")
@@ -188,7 +190,12 @@ def push(
     )
 
 
-def _watch(process: subprocess.Popen[bytes], no_progress_s: float, keep_going: Callable[[], bool]) -> tuple[bool, bool]:
+def _watch(
+    process: subprocess.Popen[bytes],
+    no_progress_s: float,
+    keep_going: Callable[[], bool],
+    sent: Callable[[int], None],
+) -> tuple[bool, bool]:
     """Wait for the end; (hung, stopped)."""
     progress = Progress(process.pid, no_progress_s, time.monotonic())
     look_every_s = min(1.0, no_progress_s / 8)
@@ -207,7 +214,9 @@ def _watch(process: subprocess.Popen[bytes], no_progress_s: float, keep_going: C
             _give_sign(process)
         if now - last_look_s >= look_every_s:
             last_look_s = now
-            if progress.still_s(now) >= no_progress_s:
+            still_s = progress.still_s(now)
+            sent(progress.sent_bytes)
+            if still_s >= no_progress_s:
                 return True, False
     return False, False
 

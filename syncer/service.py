@@ -36,7 +36,9 @@ from .authors import require_known_author
 from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_entry
 from .destinations import CLOUD, Route, api_key, route
 from .failures import DeliveryError, Failure
-from .plan import BLOCKING, Known, Waiting, candidates, first_of_run, run_order
+from .meter import Meter, Moving
+from .plan import Known, Waiting, candidates, first_of_run
+from .runs import chain_of, run_key
 from .server import Server
 
 BATCH_RUNS = 32
@@ -74,7 +76,6 @@ class PassResult:
     def count(self, state: State) -> int:
         return sum(1 for outcome in self.outcomes if outcome.state is state)
 
-    @property
     @classmethod
     def of_failure(cls, error: Exception) -> PassResult:
         """A pass that could not use the spool."""
@@ -86,6 +87,7 @@ class PassResult:
         grave = (outcome.state is State.QUARANTINED or outcome.failure is Failure.AUTH for outcome in self.outcomes)
         return self.broken is not None or bool(self.unreadable) or any(grave)
 
+    @property
     def exit_code(self) -> int:
         """0 done, 3 partly, 75 when no due destination answered at all (DESIGN, exit codes)."""
         unfinished = [outcome for outcome in self.outcomes if outcome.state not in (State.DELIVERED, State.UNVERIFIED)]
@@ -120,6 +122,7 @@ def sync_once(
     *,
     watch: LeaseWatch | None = None,
     tell: Callable[[str], None] = lambda line: None,
+    show: Callable[[Moving], None] = lambda moving: None,
     stopping: Callable[[], bool] = lambda: False,
     now_s: Callable[[], float] = time.time,
 ) -> PassResult:
@@ -138,6 +141,7 @@ def sync_once(
         now_s=now_s,
         rng=random.Random(),
         tell=tell,
+        meter=Meter(show),
     )
     if not options.dry_run:
         _housekeeping(spool, options, result, tell)
@@ -146,6 +150,7 @@ def sync_once(
         turn.run()
     finally:
         turn.close()
+        circumstances.meter.rest()
         if watch is None:
             save_lease_watch(spool, circumstances.watch)
         if not options.dry_run:
@@ -203,8 +208,8 @@ class _Pass:
                 self._served.update(task.place.name for task in tasks)
                 self._serve(key, tasks)
             self._look_again()
-        self._result.stopped = self._circumstances.stopping()
         self._result.left = tuple(self._known.values())
+        self._result.stopped = self._circumstances.stopping()
 
     def close(self) -> None:
         for opened in self._accounts.values():
@@ -224,6 +229,7 @@ class _Pass:
         finally:
             self._result.elsewhere += delivery.elsewhere
             for outcome in delivery.outcomes:
+                self._circumstances.meter.settled(1, outcome.rows)
                 self._result.outcomes.append(outcome)
                 self._circumstances.tell(_told(outcome))
         if account.outages:
@@ -307,11 +313,13 @@ class _Pass:
         ]
         self._result.waiting = len(later)
         self._result.next_due = min((entry.not_before for entry in later if entry.not_before), default=None)
-        return [
+        wanted = [
             item
             for item in due
             if item.entry.name not in self._served and (options.only is None or item.entry.name in options.only)
         ]
+        self._circumstances.meter.due(len(self._served) + len(wanted))
+        return wanted
 
     def _task(self, item: Known, found: Route, siblings: Sequence[Known]) -> Task | None:
         account = self._account(found)

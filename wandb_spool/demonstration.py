@@ -16,6 +16,7 @@ from pathlib import Path
 
 from wandb_spool.balance import print_balances
 from wandb_spool.output import complain, emit
+from wandb_spool.speaking import tell
 from wandb_spool.spool.configuration import Configuration
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
@@ -24,7 +25,7 @@ from wandb_spool.syncer.balance import RunBalance, balances
 from wandb_spool.syncer.plan import Known
 from wandb_spool.syncer.rehearsal import RehearsalServer
 from wandb_spool.syncer.service import Options, PassResult, sync_once
-from wandb_spool.syncing import require_wandb, summarise, tell
+from wandb_spool.syncing import require_wandb, summarise
 
 _NEEDED = ("torch", "torchvision", "onnx", "onnxscript", "tqdm", "mlxtend")
 

@@ -2,19 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import sys
-import time
 from importlib import metadata
 
 from wandb_spool.output import complain, emit
-from wandb_spool.spool import clock
 from wandb_spool.spool.configuration import Configuration, configuration_paths, load_configuration
 from wandb_spool.spool.errors import UsageError
 from wandb_spool.spool.states import State
-from wandb_spool.syncer.failures import Failure
 from wandb_spool.syncer.service import PassResult
 
 OLDEST_WANDB = (0, 31)
@@ -37,40 +33,6 @@ def require_wandb() -> None:
     found = tuple(int(part) for part in re.findall(r"\d+", version)[:2])
     if found < OLDEST_WANDB:
         raise UsageError(f"wandb {version} is too old to deliver with (0.31 or newer); nothing was sent", hint=hint)
-
-
-def tell(line: str) -> None:
-    """Progress, on stderr."""
-    complain(line)
-
-
-def tell_json(line: str) -> None:
-    """The same as one JSON object a line."""
-    print(json.dumps(event_of(line, time.time())), file=sys.stderr, flush=True)
-
-
-def event_of(line: str, now_s: float) -> dict[str, str]:
-    """What a line of progress says, for programs; `event` is the line itself."""
-    found = _OUTCOME.match(line)
-    event = {"at": clock.iso(now_s), "level": "info", "event": line}
-    if found is None:
-        if _OUTAGE.search(line):
-            event["level"] = "warning"
-        return event
-    event.update({name: text for name, text in found.groupdict().items() if text is not None})
-    failure = next((item.value for item in Failure if found["rest"].startswith(f"{item}: ")), None)
-    if failure is not None:
-        event.update(failure=failure, level="error" if found["state"] == State.QUARANTINED.value else "warning")
-    del event["rest"]
-    return event
-
-
-_OUTCOME = re.compile(
-    rf"(?P<state>{'|'.join(state.value for state in State)}) "
-    r"(?P<entry>\d{8}T\S+?)(?: → (?P<target>\S+))?: (?P<rest>.*)",
-    re.DOTALL,
-)
-_OUTAGE = re.compile(rf": (?:{'|'.join(failure.value for failure in Failure)}): |pass failed|can't ")
 
 
 def summarise(result: PassResult) -> None:

@@ -9,10 +9,10 @@ import subprocess
 import time
 from pathlib import Path
 
+from wandb_spool.speaking import event_of
 from wandb_spool.syncer.metrics import Totals, escaped, metrics_text
 from wandb_spool.syncer.rehearsal import Fault, FaultKind, RehearsalServer
 from wandb_spool.syncer.service import PassResult
-from wandb_spool.syncing import event_of
 
 from .conftest import Operator
 

@@ -39,35 +39,37 @@ def command(
     import sys
 
     from wandb_spool.locate import open_spool
+    from wandb_spool.speaking import speaking
     from wandb_spool.syncer.daemon import DaemonOptions, run_daemon
     from wandb_spool.syncer.notifying import Notifier
     from wandb_spool.syncer.service import Options
     from wandb_spool.syncer.stopping import Stop
-    from wandb_spool.syncing import configuration, require_wandb, tell, tell_json
+    from wandb_spool.syncing import configuration, require_wandb
 
     opened = open_spool(spool)
     settings = configuration()
     require_wandb()
-    told = tell_json if log_json else tell
     stop = Stop()
-    measure = _measure(metrics, opened, told)
-    notifier = Notifier(opened, settings, os.environ, told, stopping=stop)
+    with speaking(log_json=log_json) as speaker:
+        measure = _measure(metrics, opened, speaker.tell)
+        notifier = Notifier(opened, settings, os.environ, speaker.tell, stopping=stop)
 
-    def after_pass(result: PassResult) -> None:
-        measure(result)
-        notifier.after_pass(result)
+        def after_pass(result: PassResult) -> None:
+            measure(result)
+            notifier.after_pass(result)
 
-    code = run_daemon(
-        opened,
-        settings,
-        os.environ,
-        Options(patience_s=patience_s),
-        DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
-        tell=told,
-        arguments=["-m", "wandb_spool", *sys.argv[1:]],
-        after_pass=after_pass,
-        stop=stop,
-    )
+        code = run_daemon(
+            opened,
+            settings,
+            os.environ,
+            Options(patience_s=patience_s),
+            DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
+            tell=speaker.tell,
+            show=speaker.show,
+            arguments=["-m", "wandb_spool", *sys.argv[1:]],
+            after_pass=after_pass,
+            stop=stop,
+        )
     raise typer.Exit(code)
 
 

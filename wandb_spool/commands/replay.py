@@ -30,13 +30,14 @@ def command(
     from wandb_spool.locate import open_spool
     from wandb_spool.lookup import find_runs
     from wandb_spool.output import emit, emit_json
+    from wandb_spool.speaking import speaking
     from wandb_spool.spool.entry import Replay
     from wandb_spool.spool.errors import UsageError
     from wandb_spool.survey import Survey
     from wandb_spool.syncer.replaying import plain_command, replay
     from wandb_spool.syncer.service import Options, sync_once
     from wandb_spool.syncer.stopping import Stop
-    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell
+    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise
 
     opened = open_spool(spool)
     found = [item for item in find_runs(Survey.of(opened), runs) if item.entry.replay is None]
@@ -62,7 +63,9 @@ def command(
         return
     stop = Stop()
     stop.listen()
-    result = sync_once(opened, settings, os.environ, Options(only=frozenset(names)), tell=tell, stopping=stop)
+    with speaking(log_json=False) as speaker:
+        options = Options(only=frozenset(names))
+        result = sync_once(opened, settings, os.environ, options, tell=speaker.tell, show=speaker.show, stopping=stop)
     if json:
         emit_json(as_json(result))
     else:

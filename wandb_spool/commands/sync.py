@@ -36,12 +36,13 @@ def command(
     from wandb_spool.locate import open_spool
     from wandb_spool.lookup import find_runs
     from wandb_spool.output import emit, emit_json
+    from wandb_spool.speaking import speaking
     from wandb_spool.spool.errors import SpoolError
     from wandb_spool.survey import Survey
     from wandb_spool.syncer.notifying import Notifier
     from wandb_spool.syncer.service import Options, PassResult, sync_once
     from wandb_spool.syncer.stopping import Stop
-    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise, tell, tell_json
+    from wandb_spool.syncing import as_json, configuration, require_wandb, summarise
 
     opened = open_spool(spool)
     settings = configuration()
@@ -55,15 +56,17 @@ def command(
     options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s)
     stop = Stop()
     stop.listen()
-    told = tell_json if log_json else tell
-    notifier = Notifier(opened, settings, os.environ, told, stopping=stop)
-    try:
-        result = sync_once(opened, settings, os.environ, options, tell=told, stopping=stop)
-    except SpoolError as error:
-        notifier.after_pass(PassResult.of_failure(error))
-        raise
-    if not dry_run:
-        notifier.after_pass(result)
+    with speaking(log_json=log_json) as speaker:
+        notifier = Notifier(opened, settings, os.environ, speaker.tell, stopping=stop)
+        try:
+            result = sync_once(
+                opened, settings, os.environ, options, tell=speaker.tell, show=speaker.show, stopping=stop
+            )
+        except SpoolError as error:
+            notifier.after_pass(PassResult.of_failure(error))
+            raise
+        if not dry_run:
+            notifier.after_pass(result)
     if json:
         emit_json(as_json(result))
     elif dry_run:
