@@ -76,7 +76,12 @@ class Templates:
         home.mkdir()
         root = directory / "spool"
         train(root, home, sys.executable, str(PROGRAMS), *SHAPES)
-        spool = Spool.open(root)
+        return cls.open(directory)
+
+    @classmethod
+    def open(cls, directory: Path) -> Templates:
+        """What was logged there before."""
+        spool = Spool.open(directory / "spool")
         entries = [spool.read(place) for place in spool.scan().values()]
         assert len(entries) == len(SHAPES)
         return cls(spool, {str(entry.run_id): entry for entry in entries})

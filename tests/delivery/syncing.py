@@ -107,7 +107,7 @@ class Syncing:
         return {step: row.get(key) for step, row in self.server.report().run(run_id).rows}
 
 
-def kill_group(process: subprocess.Popen[str], number: int = signal.SIGKILL) -> None:
+def kill_group(process: subprocess.Popen[Any], number: int = signal.SIGKILL) -> None:
     try:
         os.killpg(process.pid, number)
     except ProcessLookupError:

@@ -7,7 +7,6 @@ real seal, unless the training itself is attacked.
 
 from __future__ import annotations
 
-import os
 import signal
 import subprocess
 import sys
@@ -33,6 +32,8 @@ from wandb_spool.syncer.service import Options
 
 LIMITS = replace(QUICK, late_data_s=0.001, refusals=1000, no_progress_s=8.0)
 """What is missing is pushed again at once, as often as it takes: the faults of an attack end by themselves."""
+
+_WHO = {"sync": "syncer", "run": "launcher", "recover": "seal"}
 
 DIE_AT_STEP = """
 import os, signal, sys
@@ -62,13 +63,15 @@ class Verdict:
     missing: int
     doubled: int
     moved: int
+    conflicting: int
     files: int
     wrong: tuple[str, ...]
 
     @property
     def clean(self) -> bool:
         """Everything arrived once, in its place, as it was; what was lost is counted elsewhere."""
-        return not (self.missing or self.doubled or self.moved or self.waiting or self.wrong)
+        odd = self.doubled or self.moved or self.conflicting
+        return not (self.missing or odd or self.waiting or self.wrong)
 
     def __str__(self) -> str:
         counts = " ".join(f"{name}={value}" for name, value in vars(self).items() if name != "wrong")
@@ -115,7 +118,7 @@ class Arena:
             )
             told.seek(0)
             if done.returncode == -signal.SIGKILL:
-                self.kills.append(f"{words[0]} at durable step {step}")
+                self.kills.append(f"{_WHO.get(words[0], words[0])} at durable step {step}")
             return subprocess.CompletedProcess(done.args, done.returncode, told.read(), "")
 
     # -- the end of an attack ----------------------------------------------------------------------------------------
@@ -124,11 +127,14 @@ class Arena:
         """What a person and a patient syncer would do: recover, deliver, release, until all is done."""
         for _ in range(passes):
             self.syncing.once(Options(patience_s=0.5, everything=True, stale_after_s=0.0))
-            for place in list(self.spool.places(State.QUARANTINED)):
-                self.spool.move(place, State.INCOMING, why="released by the attack's person")
+            self.release_quarantined()
             if set(self.states()) <= {State.DELIVERED, State.VOID, State.DISCARDED}:
                 return
             time.sleep(0.1)  # an outage of the server ends by itself
+
+    def release_quarantined(self) -> None:
+        for place in list(self.spool.places(State.QUARANTINED)):
+            self.spool.move(place, State.INCOMING, why="released by the attack's person")
 
     def states(self) -> list[State]:
         return [place.state for place in self.spool.scan().values()]
@@ -161,6 +167,7 @@ def judge(entries: list[Known], spool: Spool, syncing: Syncing, server: Rehearsa
         missing=sum(balance.missing for balance in found),
         doubled=sum(len(run.doubled) for run in runs),
         moved=sum(len(run.moved) for run in runs),
+        conflicting=sum(balance.conflicting for balance in found),
         files=sum(balance.files for balance in found),
         wrong=tuple(wrong),
     )
@@ -223,24 +230,3 @@ def _row_wrongs(entries: Sequence[Known], spool: Spool, report: Report) -> Itera
             yield f"{run_id}: steps {odd[:5]} hold what nobody logged there"
         if len(set(run.steps)) != len(run.steps):
             yield f"{run_id}: a step is shown twice"
-
-
-def alive_children(pid: int) -> list[int]:
-    """Pids of the direct children of a process."""
-    found = []
-    for process in Path("/proc").iterdir():
-        if process.name.isdigit():
-            try:
-                stat = (process / "stat").read_text()
-            except OSError:
-                continue
-            if int(stat.rpartition(")")[2].split()[1]) == pid:
-                found.append(int(process.name))
-    return found
-
-
-def kill(pid: int) -> None:
-    try:
-        os.kill(pid, signal.SIGKILL)
-    except ProcessLookupError:
-        pass
