@@ -18,6 +18,12 @@ FRAGMENT_NAME = re.compile(r"^(?:offline-)?run-\d{8}_\d{6}-[\w.-]{1,128}$")
 ENTRY_NAME = re.compile(r"^(?P<launch>[^.~/]+)\.(?P<fragment>(?:offline-)?run-[^~/]+?)(?P<replay>\.r[0-9a-f]{8})?$")
 
 
+def original_name(name: str) -> str:
+    """The name of a fragment's first entry, from the name of any of its entries (a replay's ends in a mark)."""
+    match = ENTRY_NAME.match(name)
+    return name if match is None else f"{match['launch']}.{match['fragment']}"
+
+
 def new_launch_name(now_s: float) -> str:
     """A name that never repeats: time, host, 32 random bits."""
     return f"{clock.compact(now_s)}-{host_name()}-{secrets.token_hex(4)}"

@@ -20,7 +20,7 @@ from . import clock, durable
 from .entry import Entry
 from .errors import SpoolError
 from .launches import Launch
-from .layout import FORMAT
+from .layout import FORMAT, original_name
 from .queue import Place, Spool
 from .receipts import append_receipt, read_receipts
 from .states import WAITING, State
@@ -70,8 +70,7 @@ def _entries(spool: Spool, states: Iterable[State]) -> Iterator[Entry]:
 
 def _unreadable(place: Place) -> Entry:
     """An entry that can't be read still needs its bytes."""
-    launch, _, fragment = place.name.partition(".")
-    fragment = fragment.partition(".r")[0]
+    launch, _, fragment = original_name(place.name).partition(".")
     return Entry(place.name, launch, fragment, f"runs/{launch[:6]}/{launch}/wandb/{fragment}", "")
 
 

@@ -22,8 +22,9 @@ from wandb_spool.spool.trash import freed
 from .destinations import api_key, route
 from .failures import DeliveryError
 from .plan import Known, run_order
+from .runs import chain_of, run_key
 from .server import Server
-from .service import open_server, run_key
+from .service import open_server
 from .standing import examine, load_chain, look
 
 
@@ -95,21 +96,33 @@ def _of_run(
     servers: dict[str, Server | DeliveryError],
     remote: bool,
 ) -> RunBalance:
+    items = _one_of_each(items)
     first = items[0].entry
     balance = RunBalance(first.run_id, first.project, first.entity)
-    states = {item.entry.name: item.state for item in items}
     manifests: dict[str, Manifest] = {}
     for item in items:
         _count(spool, item, balance, manifests)
-    ordered = run_order([item.entry for item in items if item.state not in (State.OPEN, State.VOID)])
-    done = [entry for entry in ordered if states[entry.name] is State.DELIVERED]
+    done = run_order([item.entry for item in items if item.state is State.DELIVERED])
     for entry in done:
         balance.target = balance.target or (entry.target.path if entry.target else None)
         if remote and entry.name in manifests:
-            _ask(spool, entry, ordered, manifests[entry.name], configuration, environ, servers, balance)
+            _ask(spool, entry, items, configuration, environ, servers, balance)
         else:
             _believe(entry, balance)
     return balance
+
+
+def _one_of_each(items: Sequence[Known]) -> list[Known]:
+    """Of a fragment and its replays to the same target the one that tells how it stands: rows are counted once."""
+
+    def rank(item: Known) -> tuple[int, str, str]:
+        order = (item.state is State.DELIVERED, item.state in WAITING, True).index(True)
+        return order, item.entry.created, item.entry.name
+
+    chosen: dict[str, Known] = {}
+    for item in sorted(items, key=rank):
+        chosen.setdefault(item.entry.path, item)
+    return list(chosen.values())
 
 
 def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, Manifest]) -> None:
@@ -186,8 +199,7 @@ def _believe(entry: Entry, balance: RunBalance) -> None:
 def _ask(
     spool: Spool,
     entry: Entry,
-    ordered: Sequence[Entry],
-    manifest: Manifest,
+    items: Sequence[Known],
     configuration: Configuration,
     environ: Mapping[str, str],
     servers: dict[str, Server | DeliveryError],
@@ -197,7 +209,7 @@ def _ask(
         if entry.target is None:
             raise SpoolError(f"{entry.name} is delivered, and its entry names no target")
         server = _server(entry, configuration, environ, servers)
-        chain = load_chain(spool.root, ordered)
+        chain = load_chain(spool.root, chain_of(items, entry, entry.target))
         evidence = examine(spool.root, chain.sealed[chain.index_of(entry)])
         standing = look(server, entry.target, chain, chain.index_of(entry), evidence, spool.root)
     except (DeliveryError, SpoolError, OSError) as error:

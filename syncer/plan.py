@@ -15,6 +15,7 @@ from itertools import chain, zip_longest
 from wandb_spool.spool.clock import seconds
 from wandb_spool.spool.configuration import Limits
 from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.layout import original_name
 from wandb_spool.spool.states import State
 
 BLOCKING = frozenset({State.HELD, State.QUARANTINED, State.TRANSIT})
@@ -55,19 +56,24 @@ def is_due(entry: Entry, now_s: float, limits: Limits) -> bool:
 
 
 def run_order(entries: Sequence[Entry]) -> list[Entry]:
-    """The fragments of one run, each after its predecessor.
+    """The fragments of one run, each after its predecessor; a replay stands where its original does.
 
     Those whose predecessor is unknown, and several with the same one, come in the order of their creation, which is
     the order of one host's names; a circle (a damaged entry) is broken there too.
     """
-    remaining = {entry.name: entry for entry in sorted(entries, key=lambda entry: (entry.created, entry.name))}
+    remaining = sorted(entries, key=lambda entry: (entry.created, entry.name))
     ordered: list[Entry] = []
     while remaining:
-        ready = [entry for entry in remaining.values() if entry.predecessor not in remaining]
-        chosen = ready[0] if ready else next(iter(remaining.values()))
+        left = {original_name(entry.name) for entry in remaining}
+        ready = (entry for entry in remaining if _before(entry) not in left)
+        chosen = next(ready, remaining[0])
         ordered.append(chosen)
-        del remaining[chosen.name]
+        remaining.remove(chosen)
     return ordered
+
+
+def _before(entry: Entry) -> str | None:
+    return None if entry.predecessor is None else original_name(entry.predecessor)
 
 
 def interleave(fresh: Iterable[Known], backlog: Iterable[Known]) -> list[Known]:
@@ -93,26 +99,28 @@ def first_of_run(
 ) -> tuple[list[Known], list[Waiting]]:
     """Of each run the one fragment that is next, and those that wait for a predecessor that doesn't move.
 
-    `run_of` maps an entry's name to its run, `siblings` a run to all its fragments in every state.
+    `run_of` maps an entry's name to its run, `siblings` a run to all its fragments in every state. Of several entries
+    for one fragment (an original and its replays) the one that can go on stands for it.
     """
     chosen: list[Known] = []
     waiting: list[Waiting] = []
     seen: set[str] = set()
-    due_names = {item.entry.name for item in due}
+    due_names = frozenset(item.entry.name for item in due)
     for item in due:
         run = run_of[item.entry.name]
         if run in seen:
             continue
         seen.add(run)
-        states = {sibling.entry.name: sibling.state for sibling in siblings[run]}
-        ordered = run_order([sibling.entry for sibling in siblings[run]])
+        fragments = _one_of_each(siblings[run], due_names)
+        states = {sibling.entry.name: sibling.state for sibling in fragments}
+        ordered = run_order([sibling.entry for sibling in fragments])
         blocker: tuple[str, State] | None = None
         for entry in ordered:
             state = states[entry.name]
             if state in BLOCKING and not entry.extra.get("skipped"):
                 blocker = blocker or (entry.name, state)
             elif entry.name in due_names:
-                known = next(sibling for sibling in siblings[run] if sibling.entry.name == entry.name)
+                known = next(sibling for sibling in fragments if sibling.entry.name == entry.name)
                 if blocker is None:
                     chosen.append(known)
                     break
@@ -120,3 +128,17 @@ def first_of_run(
             elif state in (State.INCOMING, State.DEFERRED, State.ACTIVE):
                 break  # its turn has not come, and nobody overtakes it
     return chosen, waiting
+
+
+def _one_of_each(siblings: Sequence[Known], due: frozenset[str]) -> list[Known]:
+    """Of several entries for one fragment the one that decides: what is due, what will be, what was delivered."""
+
+    def rank(item: Known) -> tuple[int, str, str]:
+        waits = item.state in (State.INCOMING, State.DEFERRED, State.ACTIVE)
+        order = (item.entry.name in due, waits, item.state is State.DELIVERED, True).index(True)
+        return order, item.entry.created, item.entry.name
+
+    chosen: dict[str, Known] = {}
+    for item in sorted(siblings, key=rank):
+        chosen.setdefault(item.entry.path, item)
+    return list(chosen.values())

@@ -15,6 +15,7 @@ from dataclasses import replace
 from wandb_spool.spool import clock
 from wandb_spool.spool.entry import Entry, Replay
 from wandb_spool.spool.errors import UsageError
+from wandb_spool.spool.layout import original_name
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.states import State
 
@@ -22,17 +23,16 @@ from wandb_spool.spool.states import State
 def replay(spool: Spool, entry: Entry, state: State, asked: Replay, *, predecessor: str | None = None) -> Place:
     """Make the new entry of a replay; returns its place in `incoming`.
 
-    `predecessor` is the replay of the fragment before, when a run of several fragments is replayed. Raises UsageError
-    for what can't be replayed.
+    `predecessor` is the replay of the fragment before, when a run of several fragments is replayed; else the fragment
+    stands where its original does. Raises UsageError for what can't be replayed.
     """
     if state in (State.OPEN, State.VOID):
         raise UsageError(f"{entry.name} is {state}: there is nothing sealed to replay")
     if entry.manifest_sha256 is None or not entry.run_directory(spool.root).is_dir():
         raise UsageError(f"{entry.name} holds no data here any more", path=entry.run_directory(spool.root))
-    base = entry.name.partition(".r")[0] if entry.replay else entry.name
     again = replace(
         entry,
-        name=f"{base}.r{secrets.token_hex(4)}",
+        name=f"{original_name(entry.name)}.r{secrets.token_hex(4)}",
         created=clock.iso(time.time()),
         replay=asked,
         target=None,
@@ -44,7 +44,7 @@ def replay(spool: Spool, entry: Entry, state: State, asked: Replay, *, predecess
         not_before=None,
         backoff_s=0.0,
         history=(),
-        predecessor=predecessor,
+        predecessor=predecessor or entry.predecessor,
         extra={key: value for key, value in entry.extra.items() if key not in ("pushed", "skipped")},
     )
     return spool.add(again, State.INCOMING)

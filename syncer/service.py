@@ -286,8 +286,8 @@ class _Pass:
             key = (found.destination.name, found.base_url)
             if len(batches.get(key, ())) < BATCH_RUNS:
                 task = self._task(item, found, siblings[run_of[item.entry.name]])
-                if task is not None:
-                    batches.setdefault(key, []).append(task)
+                if task is not None and task.target not in {other.target for other in batches.get(key, ())}:
+                    batches.setdefault(key, []).append(task)  # another one for the same target takes its turn later
         return batches
 
     def _route(self, entry: Entry) -> Route:
@@ -332,9 +332,8 @@ class _Pass:
             self._defer(item, DeliveryError(Failure.CONFIGURATION, what))
             return None
         target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
-        chain = run_order([sibling.entry for sibling in siblings if _counts(sibling)])
         place = Place(item.entry.name, item.state, str(self._spool.paths.entry(item.state, item.entry.name)))
-        return Task(place, target, tuple(chain))
+        return Task(place, target, chain_of(siblings, item.entry, target))
 
     def _account(self, found: Route) -> Account | DeliveryError:
         """Probe a destination once per pass."""
@@ -381,12 +380,6 @@ def _read_one(spool: Spool, place: Place, result: PassResult) -> Known | None:
         return None
 
 
-def run_key(entry: Entry) -> str:
-    """Fragments of one run share project, entity and id, and a replay goes its own way."""
-    replay = "" if entry.replay is None else repr(entry.replay)
-    return "\n".join((entry.base_url or "", entry.entity or "", entry.project or "", entry.run_id or "", replay))
-
-
 def _siblings(
     spool: Spool, known: Mapping[str, Known], wanted: Sequence[Known]
 ) -> tuple[dict[str, list[Known]], dict[str, str]]:
@@ -400,7 +393,7 @@ def _siblings(
             siblings[run].append(item)
     if not wanted:
         return siblings, run_of
-    ids = {item.entry.run_id for item in wanted}
+    ids = {item.entry.run_id for item in wanted} | {item.entry.replay.run_id for item in wanted if item.entry.replay}
     for place in spool.places(State.DELIVERED):
         run_id = place.name.partition(".")[2].removeprefix("offline-").split("-", 2)[-1]
         if run_id in ids or ".r" in place.name:
@@ -412,12 +405,6 @@ def _siblings(
             if run in runs and entry.name not in known:
                 siblings[run].append(Known(entry, State.DELIVERED))
     return siblings, run_of
-
-
-def _counts(sibling: Known) -> bool:
-    """Whether a fragment takes part in its run: not when it is still being written, void, or was skipped."""
-    skipped = sibling.state in BLOCKING and sibling.entry.extra.get("skipped")
-    return sibling.state not in (State.OPEN, State.VOID) and not skipped
 
 
 def _open(found: Route, environ: Mapping[str, str]) -> Account | DeliveryError:
@@ -474,4 +461,4 @@ def _sign(spool: Spool, result: PassResult, now_s: float) -> None:
         result.problems.append(str(error))
 
 
-__all__ = ["Options", "PassResult", "open_server", "sync_once"]
+__all__ = ["Options", "PassResult", "open_server", "run_key", "sync_once"]
