@@ -79,9 +79,15 @@ def shape(run_directory: Path, *, unicode: bool = True) -> Iterator[str]:
 def rows_line(manifest: Manifest) -> str:
     """How many rows were logged, kept and lost."""
     if manifest.rows_logged is None:
-        return f"{count(manifest.rows_kept, 'row')} kept (nobody counted what was logged: the hook was not loaded)"
+        return f"{count(manifest.rows_kept, 'row')} kept ({_why_unknown(manifest)})"
     text = f"{count(manifest.rows_logged, 'row')} logged, {manifest.rows_kept} kept, {manifest.rows_lost} lost"
     return text + (f", {count(manifest.calls_refused, 'call')} refused" if manifest.calls_refused else "")
+
+
+def _why_unknown(manifest: Manifest) -> str:
+    if manifest.hook == "absent":
+        return "nobody counted what was logged: the hook was not loaded"
+    return "nobody can count what was logged: a child process logged into this run as well"
 
 
 def who_syncs(spool: Spool, *, now_s: float | None = None) -> str:
@@ -106,11 +112,13 @@ def _headline(item: Sealed, manifest: Manifest | None) -> str:
 
 def exit_text(manifest: Manifest) -> str:
     """How it ended, as far as anybody knows."""
-    code = manifest.exit_code if manifest.process_exit_code in (None, 0) else manifest.process_exit_code
+    code = manifest.exit_code
     if code is None:
         return "ended without telling how"
     if manifest.exit_known_from == "record":
         return "finished" if code == 0 else f"failed with exit code {code}"
+    if manifest.log_ending == "finished":  # the record told a code that the program did not end with
+        return f"failed with exit code {code}"
     return f"ended without an exit record, exit code {code}"
 
 

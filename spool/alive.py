@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZE_BYTES = 256
+SHARED_NAME = "shared"
+UNTOLD = -1  # an exit code
 
 _LINE = re.compile(
     rb"^(wandb-spool alive 1 seq=(\d+) rows=(\d+) refused=(\d+) step=(-?\d+) phase=(\w+) *exit=(-?\d+) pid=(\d+) )"
@@ -37,6 +39,11 @@ class Alive:
             f"step={self.step:020d} phase={self.phase:<8} exit={self.exit_code:04d} pid={self.pid:010d} "
         ).encode()
         return (head + b"crc=%08x" % zlib.crc32(head)).ljust(SIZE_BYTES - 1) + b"\n"
+
+
+def rows_logged(run_directory: Path, sign: Alive | None) -> int | None:
+    """How many rows were logged; None where nobody counted, or another process logged into the run as well."""
+    return None if sign is None or (run_directory / SHARED_NAME).exists() else sign.rows
 
 
 def decode(line: bytes) -> Alive | None:

@@ -227,7 +227,7 @@ def _seal(
         log_good_bytes=found.good_bytes if found else 0,
         log_records=found.records if found else 0,
         log_damage=tuple((span.start, span.end) for span in found.damage) if found else (),
-        rows_logged=life.rows if life else None,
+        rows_logged=alive.rows_logged(run_directory, life),
         rows_kept=found.rows if found else 0,
         calls_refused=life.refused if life else None,
         first_step=found.first_step if found else None,
@@ -266,10 +266,13 @@ def _exit(found: LogFacts | None, life: alive.Alive | None, process_exit_code: i
     """The exit: the log's record, else the process's own code, else unknown.
 
     A child process shares its parent's wandb-core. If the child dies, that core writes an exit record for it when the
-    parent ends, with the parent's code: a record counts only if the run's own process ended the run.
+    parent ends, with the parent's code: a record counts only if the run's own process ended the run. Before Python 3.12
+    nobody tells a program at its end that it ends by `raise SystemExit(n)`; the record says 0, `alive` says `UNTOLD`.
     """
     told = found.exit_code if found is not None and (life is None or life.phase != "running") else None
     known = process_exit_code is not None
+    if told == 0 and process_exit_code and life is not None and life.exit_code == alive.UNTOLD:
+        told = None
     return {
         "exit_code": process_exit_code if told is None else told,
         "exit_known_from": "record" if told is not None else "process" if known else "unknown",

@@ -107,6 +107,8 @@ class Mirror:
         log = log_path(source)
         if log is not None:
             append(log, target / log.name)
+        if (source / alive.SHARED_NAME).exists():
+            (target / alive.SHARED_NAME).touch(0o600)
         copy_sign(source, target)  # after the log: it counts at least the rows that were carried
         self._carry_finished(source / "files", target / "files")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 
 import pytest
 
@@ -25,7 +26,7 @@ for i in range(10):
         ("1 / 0", 1),
         ("run.finish(exit_code=3)", 0),
         ("raise KeyboardInterrupt", 130),
-        pytest.param("raise SystemExit(5)", 5),
+        ("raise SystemExit(5)", 5),
     ],
 )
 def test_the_exit_record_tells_how_the_program_ended(program: Program, end: str, code: int) -> None:
@@ -35,9 +36,11 @@ def test_the_exit_record_tells_how_the_program_ended(program: Program, end: str,
     assert ended.exit_code in (code, -signal.SIGINT)
     assert ended.err.count("Traceback") <= 1
     assert fragment.facts.rows == 10
-    if end.startswith("raise SystemExit") and not hasattr(__import__("sys"), "monitoring"):
-        recorded = 0  # Python before 3.12 tells nobody; the launcher's record of the process is the truth
-    assert fragment.facts.exit_code == fragment.alive.exit_code == recorded
+    if end in ("", "raise SystemExit(5)") and sys.version_info < (3, 12):
+        # Nobody tells the program; where the launcher knows better, its word counts (tests/launcher).
+        assert (fragment.facts.exit_code, fragment.alive.exit_code) == (0, -1)
+    else:
+        assert fragment.facts.exit_code == fragment.alive.exit_code == recorded
     assert fragment.alive.phase == "finished"
 
 

@@ -6,6 +6,8 @@ import signal
 
 import pytest
 
+from wandb_spool.spool import alive
+
 from .programs import Program, wait_until
 
 # Each is one run of one program: the calls, and how many of them wandb refuses.
@@ -136,3 +138,41 @@ def test_the_sign_of_life_moves_while_nothing_is_logged(program: Program) -> Non
     finally:
         process.kill()
         process.communicate()
+
+
+GUEST = """
+import multiprocessing, wandb
+def log(run):
+    for i in range(5):
+        run.log({"theirs": i})
+if __name__ == "__main__":
+    run = wandb.init(project="p")
+    for i in range(10):
+        run.log({"ours": i})
+    child = multiprocessing.get_context(sys.argv[1]).Process(target=log, args=(run,))
+    child.start(); child.join()
+    if sys.argv[2:]:
+        time.sleep(2.5); os.kill(core(), signal.SIGKILL)
+    for i in range(10, 20):
+        run.log({"ours": i})
+    run.finish()
+"""
+
+
+@pytest.mark.parametrize("kind", ["fork", "spawn"])
+def test_rows_of_a_run_that_a_child_logs_into_are_told_as_unknown(program: Program, kind: str) -> None:
+    ended = program.run(GUEST, kind)
+    fragment = program.fragment()
+    assert ended.exit_code == 0 and fragment.facts.rows == 25, ended.err
+    assert alive.rows_logged(fragment.path, fragment.alive) is None
+
+
+def test_a_run_that_a_child_logs_into_resumes_behind_the_rows_of_both(program: Program) -> None:
+    ended = program.run(GUEST, "fork", "and dies")
+    first, second = program.fragments()
+    assert ended.exit_code == 0, ended.err
+    assert [row.step for row in first.rows + second.rows] == list(range(25))
+    assert [row.values["ours"] for row in second.rows] == list(range(10, 20))
+    assert alive.rows_logged(first.path, first.alive) is None
+    assert alive.rows_logged(second.path, second.alive) == 10
+    assert any("can't be counted" in line for line in ended.notices)

@@ -193,3 +193,20 @@ def _runs(pid: int) -> bool:
         return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in ("Z", "X")
     except OSError:
         return False
+
+
+def test_exit_that_only_the_launcher_saw_is_what_the_manifest_says(launching: Launching) -> None:
+    assert launching.run(sys.executable, "-c", LOGS + "raise SystemExit(5)").returncode == 5
+    ((_, manifest),) = sealed(launching)
+    assert (manifest.exit_code, manifest.process_exit_code) == (5, 5)
+
+
+def test_run_that_was_finished_well_before_its_program_failed_is_finished(launching: Launching) -> None:
+    done = launching.run(
+        sys.executable, "-c", LOGS + "run.finish()\nwandb.init(project='p').log({'a': 1}); sys.exit(4)"
+    )
+    first, second = sorted((manifest for _, manifest in sealed(launching)), key=lambda manifest: manifest.rows_kept)[
+        ::-1
+    ]
+    assert (first.exit_code, second.exit_code) == (0, 4)
+    assert done.stderr.count(": finished") == 1 and done.stderr.count("failed with exit code 4") == 1

@@ -6,9 +6,10 @@ after wandb has encoded the values: what fails earlier was never a row.
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
-from . import deferral
+from . import deferral, shared
 from .anatomy import part
 from .revive import Reviver
 from .session import COMMIT, Session
@@ -33,7 +34,9 @@ def bind(interface: Any, session: Session) -> None:
 
 
 def _session(interface: Any) -> Any:
-    return getattr(interface, ATTRIBUTE, None)
+    """None for what is not ours; a forked child holds its parent's interface, but not its connection."""
+    session = getattr(interface, ATTRIBUTE, None)
+    return session if session is not None and session.pid == os.getpid() else None
 
 
 def _count_rows(owner: Any, reviver: Reviver) -> None:
@@ -41,6 +44,8 @@ def _count_rows(owner: Any, reviver: Reviver) -> None:
 
     def _publish_partial_history(self: Any, history: Any, mark: Any = None) -> Any:
         session = _session(self)
+        if session is None:
+            shared.row_of(self)
         if session is None or mark is COMMIT:
             return original(self, history)
         # Threads that log at once must be counted in the order in which they are sent.

@@ -1,7 +1,7 @@
 """The code with which the program is about to exit: ``sys.exit``, an uncaught exception, the plain end.
 
-``raise SystemExit(n)`` is seen only where the interpreter can report it (3.12 and newer); elsewhere the launcher's
-record of the process is the truth.
+``raise SystemExit(n)`` is seen only where the interpreter can report it (3.12 and newer). Elsewhere a plain end is not
+``certain``, and where the launcher saw the process end otherwise, that is the truth.
 """
 
 from __future__ import annotations
@@ -17,6 +17,8 @@ class ExitCode:
 
     def __init__(self) -> None:
         self.code = 0
+        self.certain = False
+        self.ending = False  # the interpreter is on its way out
         self.patience_s = float("inf")  # how long the end may take; SIGTERM shortens it
 
     def watch(self) -> None:
@@ -62,6 +64,7 @@ class ExitCode:
 
         monitoring.register_callback(tool, monitoring.events.PY_UNWIND, unwound)
         monitoring.set_events(tool, monitoring.events.PY_UNWIND)
+        self.certain = True
 
 
 def _as_int(status: Any) -> int:

@@ -29,6 +29,7 @@ from .tail import EXIT
 STANDSTILL_S = 20.0  # no byte in any log for so long: a hung disk, or a wandb-core that will not answer
 STOPPED_S = 3.0  # a stopped process makes no progress at all
 LAST_BYTES_S = 2.0
+UNTOLD = -1  # an exit code in the sign of life
 
 
 def install(process: Process, reviver: Reviver) -> None:
@@ -104,6 +105,8 @@ class Finisher:
     def _end(self, session: Session, asked: Optional[int]) -> None:
         self._process.end(session)
         code = asked or getattr(session.run, "_exit_code", None) or 0
+        if code == 0 and program.ending and not program.certain:
+            code = UNTOLD
         session.fragment.end("finished" if session.broken is None else "failed", code)
         if session.broken is not None:
             missing = session.fragment.rows.begun - session.tail.rows
@@ -174,6 +177,7 @@ def finish_at_exit(process: Process) -> None:
 
 
 def _at_exit(process: Process) -> None:
+    program.ending = True
     finish_all(process)
     Watch(process).__enter__()  # wandb's own exit handler waits for wandb-core without a limit
 

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import Any, Deque, List, Optional
+from typing import Any, Deque, List, Optional, Set
 
+from .memory import time_of
 from .tail import HISTORY, Tail
 
 CAP_CALLS = 20_000
@@ -43,6 +44,7 @@ class Journal:
         self._sent: Deque[Sent] = deque()
         self._size_bytes = 0
         self.dropped = 0
+        self.shared = False  # another process logs into the same run: its rows take steps that ours would have had
 
     def add(self, sent: Sent) -> None:
         self._sent.append(sent)
@@ -62,7 +64,9 @@ class Journal:
         old_s = time.monotonic() - FORGET_S
         while self._sent:
             first = self._sent[0]
-            if not first.on_disk(tail) and (first.kind == HISTORY or first.sent_s > old_s):
+            by_age = self.shared or first.kind != HISTORY
+            proven = not self.shared and first.on_disk(tail)
+            if not proven and (not by_age or first.sent_s > old_s):
                 return
             self._pop()
 
@@ -77,3 +81,9 @@ class Journal:
 
     def missing(self, tail: Tail) -> List[Sent]:
         return [sent for sent in self._sent if not sent.on_disk(tail)]
+
+    def sent_after(self, times_s: Set[float]) -> List[Sent]:
+        """What followed the last row whose time stamp is among these: in a shared log steps prove nothing."""
+        sent = list(self._sent)
+        there = (at for at, one in enumerate(sent) if one.kind == HISTORY and time_of(one.message) in times_s)
+        return sent[max(there, default=-1) + 1 :]

@@ -131,6 +131,11 @@ class Memory:
         return answer
 
 
+def time_of(history: Any) -> float:
+    """The time stamp of a row, or of the call that it was made of; -1 if there is none."""
+    return next((float(_json_of(item)) for item in history.item if _path(item) == ("_timestamp",)), -1.0)
+
+
 def _path(item: Any) -> Path:
     return tuple(item.nested_key) or (item.key,)
 

@@ -17,6 +17,7 @@ from . import (
     login,
     names,
     offline,
+    shared,
 )
 from .launch import Launch
 from .notice import say_once
@@ -41,6 +42,7 @@ def patch(wandb: Any, launch: Launch) -> None:
     immutable.install(process)
     guard.install(process, reviver)
     names.install()
+    shared.install()
     continuation.install(process)
     terminator = Terminator(process)
     terminator.install()

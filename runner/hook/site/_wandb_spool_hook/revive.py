@@ -16,6 +16,7 @@ from . import core, files
 from .anatomy import interface_of, messages, module
 from .fragment import Fragment
 from .journal import Sent
+from .memory import time_of
 from .notice import say, say_once
 from .process import Process
 from .session import Session, no_room
@@ -99,24 +100,32 @@ class Reviver:
             predecessor=old.entry,
             overridden=self._process.overridden,
             base_url=self._process.base_url,
-            first_step=old.rows.step,
+            first_step=max(old.rows.step, session.tail.last_step + 1) if session.journal.shared else old.rows.step,
         )
-        lost = _close(old, fragment, session, missing)
+        lost, shared = _close(old, fragment, session, missing), session.journal.shared
         session.move(interface, fragment)
         self.bind(interface, session)
         self._process.remember(session)
         _repeat(session, old, missing)
         say(
             f"logging of run {session.name} was interrupted ({reason}) and goes on in a new fragment"
-            + (f"; {lost} rows are lost" if lost else "; nothing is lost")
+            + _told_loss(lost, shared)
         )
 
     def _read_dead(self, session: Session) -> List[Sent]:
         session.tail.advance()
+        session.look_for_others()
         record_class = messages().Record
-        for record in records(session.fragment.log):
-            session.memory.read(record_class.FromString(record))
-        return session.journal.missing(session.tail)
+        times_s = set()
+        for data in records(session.fragment.log):
+            record = record_class.FromString(data)
+            session.memory.read(record)
+            times_s.add(time_of(record.history))
+        if not session.journal.shared:
+            return session.journal.missing(session.tail)
+        missing = session.journal.sent_after(times_s)
+        _move_behind(session.tail.last_step, missing)
+        return missing
 
 
 def _arguments(session: Session, process: Process) -> Dict[str, Any]:
@@ -159,6 +168,20 @@ def _take_over(run: Any, new: Any) -> None:
     if hasattr(library, "remove_active_run"):
         library.remove_active_run(new)
         library.add_active_run(run)
+
+
+def _move_behind(step: int, missing: List[Sent]) -> None:
+    """Another process logged into the fragment, too: its rows have taken the steps that ours would have had."""
+    rows = [sent for sent in missing if sent.kind == HISTORY]
+    shift = max(0, step + 1 - rows[0].step) if rows else 0
+    for sent in rows:
+        sent.step += shift
+
+
+def _told_loss(lost: int, shared: bool) -> str:
+    if shared:
+        return "; what is lost can't be counted, because another process logged into it as well"
+    return f"; {lost} rows are lost" if lost else "; nothing is lost"
 
 
 def _close(old: Fragment, new: Fragment, session: Session, missing: List[Sent]) -> int:

@@ -30,9 +30,9 @@ class Stuck(Exception):
 class Sender:
     def __init__(self, interface: Any) -> None:
         self._interface = interface
-        self._loop = getattr(getattr(interface, "_asyncer", None), "_loop", None)
+        self._loop: Any = getattr(getattr(interface, "_asyncer", None), "_loop", None)
         writer = getattr(getattr(interface, "_client", None), "_writer", None)
-        self._transport = getattr(writer, "transport", None)
+        self._transport: Any = getattr(writer, "transport", None)
         self._direct = self._loop is not None and self._transport is not None and _frames_are_known()
         self._waiting: Deque[bytes] = deque()
         self._called = False

@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Dict, Optional, Tuple
 
-from . import core
+from . import core, shared
 from .anatomy import messages
 from .fragment import Fragment
 from .journal import Journal, Sent
@@ -163,11 +163,17 @@ class Session:
         if core.is_dead():
             self.fail("wandb-core died")
             return
+        self.look_for_others()
         if self.tail.advance():
             self.journal.prune(self.tail)
         self._look_for_trouble()
         if not self.sender.stalled:
             forget("stalled")
+
+    def look_for_others(self) -> bool:
+        """Whether another process logs into this run as well."""
+        self.journal.shared = self.journal.shared or shared.is_shared(self.fragment.run_dir)
+        return self.journal.shared
 
     def _look_for_trouble(self) -> None:
         if _inode(self.fragment.log) != self._log_inode:
