@@ -48,7 +48,7 @@ class DaemonOptions:
 
 def run_daemon(
     spool: Spool,
-    configuration: Configuration,
+    configuration: Callable[[], Configuration],
     environ: Mapping[str, str],
     options: Options,
     daemon: DaemonOptions,
@@ -59,7 +59,7 @@ def run_daemon(
     after_pass: Callable[[PassResult], None] = lambda result: None,
     stop: Stop | None = None,
 ) -> int:
-    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT."""
+    """Serve until told to stop; 0 after SIGTERM, 130 after SIGINT. `configuration` is asked before every pass."""
     stop = stop or Stop()
     watcher = Watcher([spool.paths.queue(State.INCOMING), spool.paths.queue(State.OPEN)])
     stop.listen(watcher.event.set)
@@ -77,7 +77,7 @@ def run_daemon(
             sweep = time.monotonic() - swept_s >= SWEEP_S
             swept_s = time.monotonic() if sweep else swept_s
             this_time = replace(options, sweep=sweep)
-            result = _one_pass(remembering, configuration, environ, this_time, watch, stop, tell, show)
+            result = _one_pass(remembering, configuration(), environ, this_time, watch, stop, tell, show)
             remembering.forget_unseen()
             after_pass(result)
             passes += 1

@@ -262,13 +262,16 @@ class Notifier:
         self._tell = tell
         self._stopping = stopping
         self._now_s = now_s
-        self._ways = ways(configuration.notify, environ)
+        self._ways: list[Way] = []
         own = cache_directory()
         self._told = Told([spool.paths.syncers / "told", own / f"{spool.spool_id}.told"], now_s)
         self._broken = own / f"{spool.spool_id}.broken"
         self._looked_s: float | None = None
 
-    def after_pass(self, result: PassResult) -> None:
+    def after_pass(self, result: PassResult, configuration: Configuration | None = None) -> None:
+        """Tell what needs a person now; a daemon's configuration may have changed since the last pass."""
+        self._configuration = configuration or self._configuration
+        self._ways = ways(self._configuration.notify, self._environ)
         if not self._ways or self._stopping():
             return
         now = time.monotonic()

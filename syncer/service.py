@@ -9,6 +9,7 @@ from __future__ import annotations
 import random
 import socket
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -37,11 +38,14 @@ from .deliver import Account, Circumstances, Delivery, Outcome, Task, failed_ent
 from .destinations import CLOUD, Route, api_key, route
 from .failures import DeliveryError, Failure
 from .meter import Meter, Moving
+from .pace import Pace, after_push, after_refusal, batch_runs, load_pace, pause_left_s, rate_wait_s, save_pace
 from .plan import Known, Waiting, candidates, first_of_run
 from .runs import chain_of, run_key
 from .server import Server
 
 BATCH_RUNS = 32
+BATCH_BYTES = 64 << 20
+"""A push of more than this is heavy: it goes alone, and when nothing light is due."""
 _SCANNED = frozenset(State) - {State.DELIVERED, State.DISCARDED, State.ACTIVE}
 
 
@@ -65,7 +69,6 @@ class PassResult:
     recovered: int = 0
     planned: list[tuple[str, str]] = field(default_factory=list)
     """For a dry run: entry and target."""
-
     left: tuple[Known, ...] = ()
     """What is not delivered after the pass, as it was seen."""
     unreadable: list[str] = field(default_factory=list)
@@ -73,6 +76,7 @@ class PassResult:
     broken: str | None = None
     """Why the spool could not be used at all; for callers that outlive it."""
     disk_full: bool = False
+
     def count(self, state: State) -> int:
         return sum(1 for outcome in self.outcomes if outcome.state is state)
 
@@ -112,6 +116,8 @@ class Options:
     sweep: bool = True
     """Look for entries in two directories and for runs without an entry; the daemon does it now and then only."""
     scratch: Path | None = None
+    light_only: bool = False
+    """Leave what is heavy to somebody else: a daemon's helper, beside a push that takes long."""
 
 
 def sync_once(
@@ -197,13 +203,18 @@ class _Pass:
         self._known: dict[str, Known] = {}
         self._served: set[str] = set()
         self._accounts: dict[tuple[str, str], Account | DeliveryError] = {}
+        self._paces: dict[str, Pace] = {}
+        self._pace_s: float | None = None
+        """Seconds after which some rate allows the next push; None when nothing waits for that."""
 
     def run(self) -> None:
         self._known = _read_all(self._spool, self._result)
         while not self._circumstances.stopping():
             batches = self._next_batches()
-            if not batches:
+            if not batches and self._pace_s is None:
                 break
+            if not batches:
+                self._circumstances.sleep(min(1.0, self._pace_s or 0.0))
             for key, tasks in batches.items():
                 self._served.update(task.place.name for task in tasks)
                 self._serve(key, tasks)
@@ -227,6 +238,7 @@ class _Pass:
         try:
             delivery.run(tasks)
         finally:
+            self._keep_pace(account, delivery.outcomes)
             self._result.elsewhere += delivery.elsewhere
             for outcome in delivery.outcomes:
                 self._circumstances.meter.settled(1, outcome.rows)
@@ -236,6 +248,42 @@ class _Pass:
             account.server.close()
             self._accounts[key] = account.outages[0]
             self._result.outages[account.base_url] = str(account.outages[0])
+
+    def _keep_pace(self, account: Account, outcomes: Sequence[Outcome]) -> None:
+        """After a push: when the next one may be."""
+        pace, now_s = self._pace(account.base_url), self._circumstances.now_s()
+        pushed = sum(1 for outcome in outcomes if outcome.pushed)
+        if any(outcome.failure is Failure.RATE for outcome in outcomes):
+            asked = [outage.retry_after_s for outage in account.outages if outage.failure is Failure.RATE]
+            pace = after_refusal(pace, asked[0] if asked else None, now_s)
+        elif pushed:
+            pace = after_push(pace, pushed, account.destination.rate, now_s)
+        self._set_pace(account.base_url, pace)
+
+    def _set_pace(self, base_url: str, pace: Pace) -> None:
+        if pace != self._pace(base_url):
+            self._paces[base_url] = pace
+            save_pace(base_url, pace)
+
+    def _pace(self, base_url: str) -> Pace:
+        if base_url not in self._paces:
+            self._paces[base_url] = load_pace(base_url)
+        return self._paces[base_url]
+
+    def _must_wait(self, item: Known, found: Route) -> bool:
+        """Whether a server wants to be left alone for now. `--all` and named runs ask it all the same."""
+        options, now_s, pace = self._options, self._circumstances.now_s(), self._pace(found.base_url)
+        if options.dry_run:
+            return False
+        if not (options.everything or options.only) and pause_left_s(pace, now_s):
+            self._result.waiting += 1
+            until = clock.iso(pace.paused_s)
+            self._result.next_due = min(self._result.next_due or until, until)
+            return True
+        wait_s = rate_wait_s(pace, found.destination.rate, now_s)
+        if wait_s:
+            self._pace_s = min(self._pace_s or wait_s, wait_s)
+        return wait_s > 0
 
     def _look_again(self) -> None:
         """What was worked on has moved, and new work may have come: it need not wait for the end of a backlog."""
@@ -280,14 +328,21 @@ class _Pass:
             self._result.waiting += 1
             if not self._options.dry_run:
                 _say_waiting(held_up, self._circumstances)
+        self._pace_s = None
         batches: dict[tuple[str, str], list[Task]] = {}
-        for item in chosen:
+        size_bytes: Counter[tuple[str, str]] = Counter()
+        for item in sorted(chosen, key=_is_heavy):
             found = routes[item.entry.name]
             key = (found.destination.name, found.base_url)
-            if len(batches.get(key, ())) < BATCH_RUNS:
-                task = self._task(item, found, siblings[run_of[item.entry.name]])
-                if task is not None and task.target not in {other.target for other in batches.get(key, ())}:
-                    batches.setdefault(key, []).append(task)  # another one for the same target takes its turn later
+            batch = batches.get(key, [])
+            full = len(batch) >= batch_runs(found.destination.rate, BATCH_RUNS)
+            heavy = batch and size_bytes[key] + (item.entry.size_bytes or 0) > BATCH_BYTES
+            if full or heavy or self._must_wait(item, found):
+                continue
+            task = self._task(item, found, siblings[run_of[item.entry.name]])
+            if task is not None and task.target not in {other.target for other in batch}:
+                batches.setdefault(key, []).append(task)  # another one for the same target takes its turn later
+                size_bytes[key] += item.entry.size_bytes or 0
         return batches
 
     def _route(self, entry: Entry) -> Route:
@@ -316,7 +371,9 @@ class _Pass:
         wanted = [
             item
             for item in due
-            if item.entry.name not in self._served and (options.only is None or item.entry.name in options.only)
+            if item.entry.name not in self._served
+            and (options.only is None or item.entry.name in options.only)
+            and not (options.light_only and _is_heavy(item))
         ]
         self._circumstances.meter.due(len(self._served) + len(wanted))
         return wanted
@@ -342,6 +399,10 @@ class _Pass:
             self._accounts[key] = opened = _open(found, self._circumstances.environ)
             if isinstance(opened, DeliveryError):
                 self._result.outages[found.base_url] = str(opened)
+                if opened.failure is Failure.RATE:
+                    now_s = self._circumstances.now_s()
+                    pace = after_refusal(self._pace(found.base_url), opened.retry_after_s, now_s)
+                    self._set_pace(found.base_url, pace)
             if isinstance(opened, Account) or opened.failure is Failure.AUTH:
                 self._result.answered.add(found.base_url)
         return self._accounts[key]
@@ -357,6 +418,10 @@ class _Pass:
         circumstances = self._circumstances
         failed = failed_entry(entry, error, circumstances.limits, circumstances.rng, circumstances.now_s())
         _move(item, error.policy.state, failed, circumstances, str(error))
+
+
+def _is_heavy(item: Known) -> bool:
+    return (item.entry.size_bytes or 0) > BATCH_BYTES
 
 
 def _read_all(spool: Spool, result: PassResult) -> dict[str, Known]:

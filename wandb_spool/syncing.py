@@ -5,11 +5,12 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Callable
 from importlib import metadata
 
 from wandb_spool.output import complain, emit
 from wandb_spool.spool.configuration import Configuration, configuration_paths, load_configuration
-from wandb_spool.spool.errors import UsageError
+from wandb_spool.spool.errors import SpoolError, UsageError
 from wandb_spool.spool.states import State
 from wandb_spool.syncer.service import PassResult
 
@@ -19,6 +20,27 @@ OLDEST_WANDB = (0, 31)
 def configuration() -> Configuration:
     """The configuration of this user on this machine."""
     return load_configuration(configuration_paths(os.environ))
+
+
+class Newest:
+    """The configuration as it is now, for a daemon: what was changed counts from the next pass on.
+
+    One that can't be read is told once, and the one before goes on.
+    """
+
+    def __init__(self, first: Configuration, tell: Callable[[str], None]) -> None:
+        self.configuration = first
+        self._tell = tell
+        self._wrong = ""
+
+    def __call__(self) -> Configuration:
+        try:
+            self.configuration, self._wrong = configuration(), ""
+        except SpoolError as error:
+            if str(error) != self._wrong:
+                self._wrong = str(error)
+                self._tell(f"warning: the configuration of before goes on: {error}")
+        return self.configuration
 
 
 def require_wandb() -> None:

@@ -41,10 +41,12 @@ def command(
     from wandb_spool.locate import open_spool
     from wandb_spool.speaking import speaking
     from wandb_spool.syncer.daemon import DaemonOptions, run_daemon
+    from wandb_spool.syncer.lanes import Lanes
+    from wandb_spool.syncer.meter import Moving
     from wandb_spool.syncer.notifying import Notifier
     from wandb_spool.syncer.service import Options
     from wandb_spool.syncer.stopping import Stop
-    from wandb_spool.syncing import configuration, require_wandb
+    from wandb_spool.syncing import Newest, configuration, require_wandb
 
     opened = open_spool(spool)
     settings = configuration()
@@ -53,23 +55,33 @@ def command(
     with speaking(log_json=log_json) as speaker:
         measure = _measure(metrics, opened, speaker.tell)
         notifier = Notifier(opened, settings, os.environ, speaker.tell, stopping=stop)
+        newest = Newest(settings, speaker.tell)
+        words = ["-m", "wandb_spool", "sync", "--light", "--spool", str(opened.root), "--patience", str(patience_s)]
+        lanes = Lanes(opened, [*words, *(["--log-json"] if log_json else [])], settings.limits.pushes)
 
         def after_pass(result: PassResult) -> None:
             measure(result)
-            notifier.after_pass(result)
+            notifier.after_pass(result, newest.configuration)
 
-        code = run_daemon(
-            opened,
-            settings,
-            os.environ,
-            Options(patience_s=patience_s),
-            DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
-            tell=speaker.tell,
-            show=speaker.show,
-            arguments=["-m", "wandb_spool", *sys.argv[1:]],
-            after_pass=after_pass,
-            stop=stop,
-        )
+        def show(moving: Moving) -> None:
+            speaker.show(moving)
+            lanes.look(moving)
+
+        try:
+            code = run_daemon(
+                opened,
+                newest,
+                os.environ,
+                Options(patience_s=patience_s),
+                DaemonOptions(scan_s=scan_s, cpu_limit_s=cpu_limit_s),
+                tell=speaker.tell,
+                show=show,
+                arguments=["-m", "wandb_spool", *sys.argv[1:]],
+                after_pass=after_pass,
+                stop=stop,
+            )
+        finally:
+            lanes.close()
     raise typer.Exit(code)
 
 

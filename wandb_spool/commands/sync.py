@@ -29,6 +29,7 @@ def command(
     ] = 20.0,
     json: JsonOption = False,
     log_json: LogJsonOption = False,
+    light: Annotated[bool, typer.Option("--light", hidden=True, help="Leave heavy runs to the daemon.")] = False,
 ) -> None:
     """Deliver what is due: push with `wandb sync`, read the server back, and only then call it delivered."""
     import os
@@ -53,7 +54,7 @@ def command(
 
         done = finished(Survey.of(opened), settings.limits, everything=everything or bool(runs))
         only = done if only is None else only & done
-    options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s)
+    options = Options(only=only, everything=everything, dry_run=dry_run, patience_s=patience_s, light_only=light)
     stop = Stop()
     stop.listen()
     with speaking(log_json=log_json) as speaker:
