@@ -234,7 +234,7 @@ def small(program: Program, tmp_path: Path) -> Iterator[Program]:
     """A spool on a device of its own, 16 MiB."""
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m", "none", mount]).returncode:
+    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=2000", "none", mount]).returncode:
         pytest.skip("a full disk needs a tmpfs of its own, and mounting one needs root")
     try:
         yield Program(program.home, mount / "spool")
@@ -281,6 +281,48 @@ def test_a_disk_that_stays_full_is_told_at_the_end_with_a_count(small: Program) 
     assert fragment.alive.rows == 750 and fragment.alive.phase == "failed" and 90 <= kept < 750
     assert any(f"ends without {750 - kept} of its rows" in line for line in ended.notices)
     assert "Traceback" not in ended.err
+
+
+FULL_AT_INIT = """
+import wandb
+spool = os.environ["WANDB_SPOOL_DIR"]
+room = spool + "/filler"
+if sys.argv[1] == "bytes":
+    with open(room, "wb", buffering=0) as filler:
+        for size in (65536, 1):
+            try:
+                while True:
+                    filler.write(bytes(size))
+            except OSError:
+                pass
+else:
+    os.mkdir(room)
+    try:
+        for n in range(10 ** 6):
+            open(f"{room}/{n}", "w").close()
+    except OSError:
+        pass
+run = wandb.init(project="p", config={"lr": 1})
+for i in range(900):
+    run.log({"a": i})
+    time.sleep(0.01)
+    if i == 50:
+        import shutil
+        os.unlink(room) if sys.argv[1] == "bytes" else shutil.rmtree(room)
+assert run.config["lr"] == 1
+print("trained", flush=True)
+"""
+
+
+@pytest.mark.parametrize("short_of", ["bytes", "inodes"])
+def test_a_run_that_begins_on_a_full_disk_is_logged_once_there_is_room(small: Program, short_of: str) -> None:
+    (small.home / "tmp").mkdir()
+    small.environ["TMPDIR"] = str(small.home / "tmp")
+    ended = small.run(FULL_AT_INIT, short_of)
+    assert_nothing_lost(small, ended, list(range(900)))
+    assert small.fragments()[-1].facts.config["lr"] == 1
+    assert "Traceback" not in ended.err and len(ended.notices) <= 5, ended.err
+    assert not list((small.home / "tmp").glob("wandb-spool-*"))
 
 
 def test_a_spool_that_cannot_be_written_leaves_training_alone(program: Program) -> None:

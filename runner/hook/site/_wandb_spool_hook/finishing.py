@@ -76,6 +76,7 @@ class Finisher:
         self._original = original
 
     def finish(self, session: Session, exit_code: Optional[int]) -> None:
+        session.look_for_room()
         for _ in range(2):
             if core.is_dead():
                 session.fail("wandb-core died")
@@ -108,6 +109,9 @@ class Finisher:
         if code == 0 and program.ending and not program.certain:
             code = UNTOLD
         session.fragment.end("finished" if session.broken is None else "failed", code)
+        if session.fragment.outside:
+            kept = session.fragment.run_dir
+            say(f"run {session.name} could not be logged into the spool. Afterwards: wandb-spool adopt {kept}")
         if session.broken is not None:
             missing = session.fragment.rows.begun - session.tail.rows
             say(f"run {session.name} ends without {max(0, missing)} of its rows: {session.broken}")

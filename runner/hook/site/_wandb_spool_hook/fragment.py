@@ -7,6 +7,7 @@ Whatever of the spool can't be written is left out after one notice; the countin
 from __future__ import annotations
 
 import os
+import shutil
 from typing import Any, Dict, List, Optional
 
 from . import entry
@@ -14,6 +15,8 @@ from .alive import Alive
 from .launch import Launch
 from .notice import say_once
 from .rows import Rows
+
+ASIDE = "wandb-spool-aside-"  # a directory that was made for one run while the spool could not be written
 
 
 class Fragment:
@@ -37,9 +40,12 @@ class Fragment:
         self.promised = 0  # rows that are about to be repeated here, and are not counted elsewhere any more
         self.pid = os.getpid()
         self.entry = entry.name_of(launch, os.path.basename(self.run_dir))
+        self.predecessor = predecessor
+        self.work = launch.work
+        self.outside = not launch.contains(self.run_dir)  # until the spool can be written
         self._entry_path = entry.path_of(launch, self.entry)
         self.alive = self._open_alive()
-        self._write_entry(launch, settings, predecessor, overridden or [], base_url)
+        self._write_entry(launch, settings, overridden or [], base_url)
         self.show_life()
 
     def _open_alive(self) -> Optional[Alive]:
@@ -49,18 +55,16 @@ class Fragment:
             say_once("alive", f"can't write the sign of life in {self.run_dir}: {error}; rows will not be counted")
             return None
 
-    def _write_entry(
-        self, launch: Launch, settings: Any, predecessor: Optional[str], overridden: List[str], base_url: Optional[str]
-    ) -> None:
-        if not launch.contains(self.run_dir):
+    def _write_entry(self, launch: Launch, settings: Any, overridden: List[str], base_url: Optional[str]) -> None:
+        if self.outside:
             say_once(
                 "outside",
-                f"the spool can't be written, this run is logged to {self.run_dir}; training goes on. Afterwards: "
-                f"wandb-spool adopt {self.run_dir}",
+                f"the spool can't be written now, this run is logged to {self.run_dir}, and moves into the spool as "
+                "soon as that can be written; training goes on",
             )
             return
         try:
-            entry.write_open(launch, self.run_dir, settings, predecessor, overridden, base_url)
+            entry.write_open(launch, self.run_dir, settings, self.predecessor, overridden, base_url)
         except OSError as error:
             say_once("entry", f"can't write the entry of {self.run_dir}: {error}; training goes on")
 
@@ -76,6 +80,11 @@ class Fragment:
         accepted = self.rows.call(step, flush)
         self.show_life()
         return accepted
+
+    def remove(self) -> None:
+        """A fragment outside the spool, after all of it was repeated inside."""
+        root = os.path.dirname(os.path.dirname(self.run_dir))
+        shutil.rmtree(root if os.path.basename(root).startswith(ASIDE) else self.run_dir, ignore_errors=True)
 
     def show_life(self) -> None:
         alive = self.alive

@@ -9,17 +9,18 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import tempfile
 from typing import Any, Dict, Optional
 
 from . import continuation, core, entry, names
 from .anatomy import interface_of, part, singleton
 from .counting import bind
 from .finishing import finish_at_exit
-from .fragment import Fragment
+from .fragment import ASIDE, Fragment
 from .notice import say, say_once
 from .process import Process
 from .revive import Reviver
-from .session import Session
+from .session import Session, no_room
 from .terminate import Terminator
 
 SUMMARY_PATIENCE_S = 5
@@ -62,6 +63,7 @@ class Initializer:
         self._recognize_restart(arguments)
         _forget_dead_service()
         self._replace_dead_core()
+        self._step_aside(arguments)
         try:
             run = self._original(**arguments)
             self._track(run, arguments)
@@ -109,6 +111,15 @@ class Initializer:
         if said not in self._process.overridden:
             self._process.overridden.append(said)
             say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.work})")
+
+    def _step_aside(self, arguments: Dict[str, Any]) -> None:
+        """Where the spool can't be written, begin elsewhere; the run moves into the spool when it can be."""
+        if no_room(self._process.launch.work) is None:
+            return
+        try:
+            arguments["dir"] = tempfile.mkdtemp(prefix=ASIDE)
+        except OSError:
+            pass  # no room anywhere; what init says to that is told
 
     def _replace_dead_core(self) -> None:
         if not core.is_dead():

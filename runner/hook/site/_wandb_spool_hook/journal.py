@@ -79,6 +79,9 @@ class Journal:
         committed = first.flush or first.at_row < last.at_row
         return first.sent_s if committed else None
 
+    def all(self) -> List[Sent]:
+        return list(self._sent)
+
     def missing(self, tail: Tail) -> List[Sent]:
         return [sent for sent in self._sent if not sent.on_disk(tail)]
 

@@ -80,14 +80,9 @@ class Reviver:
         self.after()
 
     def _trouble(self) -> Any:
-        path = self._process.launch.work
         if not _can_start_beside(module()):
             return "this wandb is too old for it, 0.19.11 or newer can"
-        try:
-            os.makedirs(path, mode=0o700, exist_ok=True)
-        except OSError as error:
-            return error.strerror
-        return no_room(path)
+        return no_room(self._process.launch.work)
 
     def _continue(self, session: Session) -> None:
         old, missing = session.fragment, self._read_dead(session)
@@ -97,7 +92,7 @@ class Reviver:
         fragment = Fragment(
             self._process.launch,
             session.run,
-            predecessor=old.entry,
+            predecessor=old.predecessor if old.outside else old.entry,
             overridden=self._process.overridden,
             base_url=self._process.base_url,
             first_step=max(old.rows.step, session.tail.last_step + 1) if session.journal.shared else old.rows.step,
@@ -107,12 +102,16 @@ class Reviver:
         self.bind(interface, session)
         self._process.remember(session)
         _repeat(session, old, missing)
+        if old.outside:
+            old.remove()
         say(
             f"logging of run {session.name} was interrupted ({reason}) and goes on in a new fragment"
             + _told_loss(lost, shared)
         )
 
     def _read_dead(self, session: Session) -> List[Sent]:
+        if session.fragment.outside:
+            return session.journal.all()  # in the spool it begins anew
         session.tail.advance()
         session.look_for_others()
         record_class = messages().Record
@@ -186,7 +185,7 @@ def _told_loss(lost: int, shared: bool) -> str:
 
 def _close(old: Fragment, new: Fragment, session: Session, missing: List[Sent]) -> int:
     """Settle the count of the dead fragment: what it has on disk, and what nobody can repeat any more."""
-    on_disk = session.tail.counts.get(HISTORY, 0)
+    on_disk = 0 if old.outside else session.tail.counts.get(HISTORY, 0)
     repeated = len({sent.step for sent in missing if sent.kind == HISTORY})
     lost = max(0, old.rows.begun - on_disk - repeated)
     # One write each, promise first: a death in between counts rows twice, which is told; the reverse would hide them.

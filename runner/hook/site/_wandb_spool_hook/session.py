@@ -164,7 +164,7 @@ class Session:
             self.fail("wandb-core died")
             return
         self.look_for_others()
-        if self.tail.advance():
+        if self.tail.advance() and not self.fragment.outside:
             self.journal.prune(self.tail)
         self._look_for_trouble()
         if not self.sender.stalled:
@@ -175,6 +175,11 @@ class Session:
         self.journal.shared = self.journal.shared or shared.is_shared(self.fragment.run_dir)
         return self.journal.shared
 
+    def look_for_room(self) -> None:
+        """A run that had to begin outside moves into the spool, if all of it is still in memory."""
+        if self.fragment.outside and not self.journal.dropped and no_room(self.fragment.work) is None:
+            self.fail("the spool could not be written until now")
+
     def _look_for_trouble(self) -> None:
         if _inode(self.fragment.log) != self._log_inode:
             self.fail("the log was removed")
@@ -182,10 +187,14 @@ class Session:
         if os.path.exists(os.path.join(self.fragment.run_dir, "manifest.json")):
             self.fail("the fragment was sealed")
             return
+        if time.monotonic() < self._next_probe_s:
+            return
+        if self.fragment.outside:
+            self._next_probe_s = time.monotonic() + STUCK_S
+            self.look_for_room()
+            return
         waiting_s = self.journal.waiting_since_s()
         if waiting_s is None or time.monotonic() - waiting_s < STUCK_S or core.is_stopped():
-            return
-        if time.monotonic() < self._next_probe_s:
             return
         self._next_probe_s = time.monotonic() + STUCK_S
         trouble = no_room(os.path.dirname(self.fragment.run_dir))
@@ -204,6 +213,7 @@ def no_room(folder: str) -> Optional[str]:
     """Why nothing can be written here; None if it can."""
     probe = os.path.join(folder, f".probe-{os.getpid()}")
     try:
+        os.makedirs(folder, mode=0o700, exist_ok=True)
         fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
         try:
             os.write(fd, bytes(PROBE_BYTES))
