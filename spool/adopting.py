@@ -28,6 +28,7 @@ from .capture import copy_bytes, open_regular
 from .entry import Entry, Replay
 from .errors import StorageError, UsageError, storage_error
 from .found_runs import FoundRun
+from .identity import current
 from .layout import FORMAT, FRAGMENT_NAME, LaunchPaths, new_launch_name
 from .log import artifacts
 from .queue import Place, Spool
@@ -72,7 +73,7 @@ class AdoptedLaunch:
 
 
 def make_launch(spool: Spool, source: Path, *, now_s: float | None = None) -> AdoptedLaunch:
-    """A launch without a launcher. Raises StorageError."""
+    """A launch whose writer is this adopter. Raises StorageError."""
     now = time.time() if now_s is None else now_s
     name = new_launch_name(now)
     paths = LaunchPaths(spool.paths.launch(name))
@@ -83,7 +84,7 @@ def make_launch(spool: Spool, source: Path, *, now_s: float | None = None) -> Ad
         "launch": name,
         "created": clock.iso(now),
         "command": None,
-        "writer": None,
+        "writer": current().as_json(),
         "made_by": "adopt",
         "adopted_from": str(source),
     }
@@ -134,9 +135,10 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
     note(spool, [adoption])
     copied = _bring(spool, run, launch, entry, directory, mode)
     opened = Place(entry.name, State.OPEN, str(spool.paths.entry(State.OPEN, entry.name)))
-    place = seal_fragment(spool, opened, hook=False, hold=placement.hold is not None)
-    if placement.hold is not None and place.state is State.HELD:
-        _say_why(spool, place, placement.hold)
+    try:
+        place = seal_fragment(spool, opened, hook=False)
+    except StorageError as error:
+        raise StorageError(f"came in as {entry.name}, and is not sealed yet ({error})") from error
     note(spool, [replace(adoption, done=True)])
     if copied and mode is not Mode.COPY:
         _remove(run.path)
@@ -148,8 +150,9 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
 def _entry(spool: Spool, launch: AdoptedLaunch, placement: Placement, directory: Path) -> Entry:
     run = placement.run
     adopted = {"from": str(run.path), "identity": run.identity, "marked": run.marked, "by": os.getuid()}
+    name = f"{launch.name}.{directory.name}"
     return Entry(
-        name=f"{launch.name}.{directory.name}",
+        name=name,
         launch=launch.name,
         fragment=directory.name,
         path=directory.relative_to(spool.root).as_posix(),
@@ -160,7 +163,8 @@ def _entry(spool: Spool, launch: AdoptedLaunch, placement: Placement, directory:
         display_name=run.name,
         predecessor=placement.predecessor,
         replay=None if placement.own_id is None else Replay(run_id=placement.own_id),
-        extra={"adopted": adopted},
+        writer=current(),
+        extra={"adopted": adopted, **_aside(run, name, placement.hold)},
     )
 
 
@@ -247,15 +251,15 @@ def _copy_file(source: Path, target: Path, mode: int) -> None:
         os.close(fd)
 
 
-def _say_why(spool: Spool, place: Place, why: str) -> None:
-    owned = spool.claim(place)
-    entry = spool.read(owned)
+def _aside(run: FoundRun, name: str, why: str | None) -> dict[str, Any]:
+    """In the entry from the beginning: a doubtful one is held, also where another process has to seal it."""
+    if why is None:
+        return {}
     mend = (
-        f"`wandb-spool release {entry.run_id}` sends these fragments as one run, by their starts; "
-        f"`wandb-spool replay {entry.name} --id NEW_ID` sends this one as a run of its own"
+        f"`wandb-spool release {run.run_id}` sends these fragments as one run, by their starts; "
+        f"`wandb-spool replay {name} --id NEW_ID` sends this one as a run of its own"
     )
-    spool.rewrite(owned, replace(entry, reason=f"doubtful: {why}", mend=mend))
-    spool.release(owned, State.HELD)
+    return {"hold": {"reason": f"doubtful: {why}", "mend": mend}}
 
 
 def _remove(directory: Path) -> None:

@@ -43,6 +43,17 @@ def read_adoptions(spool: Spool) -> dict[str, Adoption]:
     return found
 
 
+def unfinished(spool: Spool) -> list[Adoption]:
+    """Adoptions that were begun and never came to their end, each entry once."""
+    begun: dict[str, Adoption] = {}
+    done: set[str] = set()
+    for adoption in filter(None, map(_adoption, _lines(spool))):
+        begun.setdefault(adoption.entry, adoption)
+        if adoption.done:
+            done.add(adoption.entry)
+    return [adoption for name, adoption in begun.items() if name not in done]
+
+
 def note(spool: Spool, adoptions: Iterable[Adoption], *, now_s: float | None = None) -> None:
     """Make lines durable. Raises StorageError."""
     at = clock.iso(time.time() if now_s is None else now_s)

@@ -86,10 +86,10 @@ class Spool:
             )
         durable.make_directory(root)
         _protect(root, group)  # first: what is made in it takes its modes from it
+        for state in State:  # first: by them a spool is known that was never finished
+            durable.make_directory(paths.queue(state))
         for directory in (paths.runs, paths.leases, paths.edits, paths.receipts, paths.syncers):
             durable.make_directory(directory)
-        for state in State:
-            durable.make_directory(paths.queue(state))
         body = {
             "format": FORMAT,
             "spool_id": secrets.token_hex(16),

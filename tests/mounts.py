@@ -45,6 +45,18 @@ def tmpfs(directory: Path, options: str) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@contextmanager
+def read_only(directory: Path) -> Iterator[Path]:
+    """A directory whose bytes may be read and not written, also not by root."""
+    _need("mount", "umount")
+    _mount("--bind", str(directory), str(directory))
+    try:
+        _mount("-o", "remount,ro,bind", str(directory))
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
 def fill(directory: Path, *, leave_bytes: int = 0) -> Path:
     """Use up all bytes of a file system but the last `leave_bytes`."""
     ballast = directory / "ballast"

@@ -268,7 +268,7 @@ def outcome(work: Work, *, dry_run: bool) -> Iterator[str]:
     for item in failed[:WORST]:
         yield f"NOT adopted  {item.run.path}: {item.failure}"
     if failed:
-        yield f"{len(failed)} were not adopted and are where they were: mend that and run the same command again"
+        yield f"{len(failed)} not adopted, none of them is lost: mend that and run the same command again"
     elif adopted:
         yield "next: `wandb-spool sync` reads the server back and sends only what is missing"
 

@@ -13,6 +13,8 @@ from wandb_spool.parameters import JsonOption, SpoolOption
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from wandb_spool.spool.queue import Spool
+
 
 def command(
     directories: Annotated[list[str], typer.Argument(metavar="DIR…", help="Searched to any depth.")],
@@ -48,6 +50,8 @@ def command(
     mode = Mode.MOVE if move else Mode.IN_PLACE if in_place else Mode.COPY
     root = locate(spool, os.environ).root
     opened = Spool.open(root) if (root / "spool.json").exists() else None
+    if opened is not None and not dry_run:
+        _finish(opened)
     work = adoption.survey([absolute(directory) for directory in directories], opened, root, mode)
     if check:
         _check(work)
@@ -64,6 +68,19 @@ def command(
         for line in adoption.outcome(work, dry_run=dry_run):
             emit(line)
     raise typer.Exit(0 if dry_run else adoption.exit_code(work))
+
+
+def _finish(spool: Spool) -> None:
+    """What an earlier call that was killed left."""
+    from wandb_spool.output import complain
+    from wandb_spool.spool.adoption_rests import clear
+    from wandb_spool.spool.words import count
+
+    rests = clear(spool)
+    if rests.sealed:
+        complain(f"an earlier adopt was interrupted: {count(rests.sealed, 'run')} that had come in is sealed now")
+    if rests.removed:
+        complain("an earlier adopt was interrupted: its unfinished copies are removed, and begun anew")
 
 
 def _check(work: object) -> None:

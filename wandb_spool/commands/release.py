@@ -79,7 +79,8 @@ REFUSALS: dict[State, str] = {
 
 def forgiven(entry: Entry) -> Entry:
     """Due at once, with a clean record: what a person releases is not set aside again for its past."""
-    return replace(entry, reason=None, mend=None, not_before=None, backoff_s=0.0, refusals=0)
+    extra = {key: value for key, value in entry.extra.items() if key != "hold"}
+    return replace(entry, reason=None, mend=None, not_before=None, backoff_s=0.0, refusals=0, extra=extra)
 
 
 def _of_bundle(spool: str | None, name: str) -> list[str]:
