@@ -30,6 +30,14 @@ class Syncer:
         return None if then is None else max(0.0, now_s - then)
 
     @property
+    def servers(self) -> dict[str, dict[str, Any]]:
+        """What each server said when this host asked it last: `at`, and `said` where it could not be used."""
+        found = self.body.get("servers")
+        return (
+            {str(url): said for url, said in found.items() if isinstance(said, dict)} if isinstance(found, dict) else {}
+        )
+
+    @property
     def result(self) -> str:
         """What the pass did, in a few words; empty when it did nothing and nothing was wrong."""
         parts = [f"{self.body[key]} {key}" for key in ("delivered", "deferred", "quarantined") if self.body.get(key)]

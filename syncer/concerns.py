@@ -1,11 +1,12 @@
 """What needs a person: one list, which `status` shows and notifications tell.
 
-A pure function of entries, clock and free room. Each concern says what happened, whether anything is lost, and the one
-next command; its key is what "at most one a day" counts by.
+A pure function of entries, clock and free room (`room_of` asks for it). Each concern says what happened, whether
+anything is lost, and the one next command; its key is what "at most one a day" counts by.
 """
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -13,6 +14,7 @@ from enum import Enum
 from wandb_spool.spool.clock import seconds
 from wandb_spool.spool.configuration import Configuration
 from wandb_spool.spool.entry import Entry
+from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import WAITING, State
 from wandb_spool.spool.words import age, count, size
 
@@ -70,6 +72,15 @@ class Room:
 
     free_bytes: int
     free_inodes: int | None
+
+
+def room_of(spool: Spool) -> Room | None:
+    """What is left for somebody who is not root; None where that can't be told."""
+    try:
+        free = os.statvfs(spool.root)
+    except OSError:
+        return None
+    return Room(free.f_bavail * free.f_frsize, free.f_favail if free.f_files else None)
 
 
 def concerns(

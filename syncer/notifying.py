@@ -29,7 +29,7 @@ from wandb_spool.spool.identity import host_name
 from wandb_spool.spool.observations import cache_directory
 from wandb_spool.spool.queue import Spool
 
-from .concerns import DAY_S, Cause, Concern, Room, concerns
+from .concerns import DAY_S, Cause, Concern, concerns, room_of
 from .service import PassResult
 
 URLS = "WANDB_SPOOL_NOTIFY_URLS"
@@ -326,12 +326,3 @@ class Notifier:
         if wrong:
             said = "; ".join(f"{name}: {what}" for name, what in wrong.items())
             self._tell(f"warning: a notification ({concern.cause}) was not taken; nothing else is affected. {said}")
-
-
-def room_of(spool: Spool) -> Room | None:
-    """What is left for somebody who is not root."""
-    try:
-        free = os.statvfs(spool.root)
-    except OSError:
-        return None
-    return Room(free.f_bavail * free.f_frsize, free.f_favail if free.f_files else None)

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from wandb_spool.spool import clock, durable
 from wandb_spool.spool.configuration import Configuration, Destination
@@ -46,6 +47,7 @@ from .server import Server
 BATCH_RUNS = 32
 BATCH_BYTES = 64 << 20
 """A push of more than this is heavy: it goes alone, and when nothing light is due."""
+_SERVERS_KEPT = 20
 _SCANNED = frozenset(State) - {State.DELIVERED, State.DISCARDED, State.ACTIVE}
 
 
@@ -509,6 +511,7 @@ def _move(item: Known, target: State, entry: Entry, circumstances: Circumstances
 
 def _sign(spool: Spool, result: PassResult, now_s: float) -> None:
     """Say that somebody syncs this spool; a spool that can't be written has more urgent troubles."""
+    path = spool.paths.syncers / f"{host_name()}.json"
     body = {
         "format": 1,
         "host": socket.gethostname(),
@@ -518,12 +521,27 @@ def _sign(spool: Spool, result: PassResult, now_s: float) -> None:
         "deferred": result.count(State.DEFERRED),
         "quarantined": result.count(State.QUARANTINED),
         "outages": result.outages,
+        "servers": {**_servers_before(path), **_servers_now(result, clock.iso(now_s))},
         "exit_code": result.exit_code,
     }
     try:
-        durable.write_json(spool.paths.syncers / f"{host_name()}.json", body, mode=spool.file_mode)
+        durable.write_json(path, body, mode=spool.file_mode)
     except StorageError as error:
         result.problems.append(str(error))
+
+
+def _servers_now(result: PassResult, at: str) -> dict[str, dict[str, str]]:
+    asked = result.answered | result.outages.keys()
+    return {url: {"at": at, **({"said": result.outages[url]} if url in result.outages else {})} for url in asked}
+
+
+def _servers_before(path: Path) -> dict[str, Any]:
+    """What servers said in passes before this one: a pass with nothing to do asks none."""
+    try:
+        before = durable.read_json(path).get("servers")
+    except (OSError, ValueError, SpoolError):
+        return {}
+    return dict(list(before.items())[-_SERVERS_KEPT:]) if isinstance(before, dict) else {}
 
 
 __all__ = ["Options", "PassResult", "open_server", "run_key", "sync_once"]

@@ -59,13 +59,19 @@ def suggestions(environ: Mapping[str, str]) -> list[Path]:
 
 def advice(root: Path, environ: Mapping[str, str]) -> list[str]:
     """What is worth knowing about the place."""
+    from wandb_spool.spool.configuration import user_configuration_path
+
     home = environ.get("HOME")
     better = suggestions(environ)
     if home and root.is_relative_to(home) and better and not any(path.parent in root.parents for path in better):
         return [f"it lies in the home directory, whose quota is often small; scratch or project space: {better[0]}"]
     for name in ("SCRATCH", "PSCRATCH"):
         if environ.get(name) and root.is_relative_to(environ[name]):
-            return [f"${name} is often purged: deliver before its files are too old (`wandb-spool status` shows ages)"]
+            path = user_configuration_path(environ)
+            return [
+                f"${name} is often purged: with `purge_days = 30`, or what your site says, in {path}"
+                " `wandb-spool status` warns you at half of it"
+            ]
     if root.is_relative_to("/tmp") or (environ.get("TMPDIR") and root.is_relative_to(environ["TMPDIR"])):
         return ["it lies in a temporary directory: other nodes don't see it, and it is cleaned"]
     return []

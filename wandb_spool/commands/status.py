@@ -12,11 +12,13 @@ import typer
 from wandb_spool.parameters import JsonOption, SpoolOption
 
 if TYPE_CHECKING:
+    from wandb_spool.spool.configuration import Configuration
     from wandb_spool.spool.queue import Spool
     from wandb_spool.survey import Found, Survey
 
 BOUNDS_H = (1, 2, 4, 8, 16, 32, 64, 128, 256)
 HEADINGS = ("<1h", "<2h", "<4h", "<8h", "<16h", "<32h", "<64h", "<5d", "<11d", "older")
+_IN_REASONS = ("quarantined", "auth")  # their line below tells the same
 _CHECKED = 200  # run directories that are looked for: each costs a request on a shared file system
 
 
@@ -24,20 +26,22 @@ def command(spool: SpoolOption = None, json: JsonOption = False) -> None:
     """The state of the spool: who syncs it, what waits for how long, and what is wrong."""
     from wandb_spool.locate import open_spool
     from wandb_spool.output import emit, emit_json
+    from wandb_spool.spool.configuration import configuration_paths, load_configuration
     from wandb_spool.survey import Survey
 
     opened = open_spool(spool)
     survey = Survey.of(opened)
-    body = status(opened, survey, time.time())
+    settings = load_configuration(configuration_paths(os.environ))
+    body = status(opened, survey, settings, time.time())
     if json:
         emit_json(body)
     else:
-        for line in lines(opened, survey, body, time.time()):
+        for line in lines(opened, survey, settings, body, time.time()):
             emit(line)
     raise typer.Exit(survey.exit_code)
 
 
-def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
+def status(spool: Spool, survey: Survey, settings: Configuration, now_s: float) -> dict[str, Any]:
     """All that `status --json` says."""
     from wandb_spool.spool.states import WAITING
     from wandb_spool.spool.syncers import read_syncers
@@ -53,6 +57,8 @@ def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
         "bytes": _bytes(waiting),
         "rows_waiting": sum(found.entry.rows or 0 for found in waiting),
         "destinations": _destinations(waiting),
+        "servers": _servers(spool),
+        "attention": _attention(spool, waiting, settings, now_s),
         "reasons": _reasons(waiting),
         "transit": _transit(waiting),
         "syncers": [syncer.body for syncer in read_syncers(spool)],
@@ -60,11 +66,13 @@ def status(spool: Spool, survey: Survey, now_s: float) -> dict[str, Any]:
     }
 
 
-def lines(spool: Spool, survey: Survey, body: dict[str, Any], now_s: float) -> list[str]:
-    """The same for people."""
+def lines(spool: Spool, survey: Survey, settings: Configuration, body: dict[str, Any], now_s: float) -> list[str]:
+    """The same for people: where, what needs a person, what lies there, what holds it up, what servers said."""
     from wandb_spool.output import table
 
-    shown = [f"{spool.root} → {_destination_names()} · {_synced(spool, now_s)}", ""]
+    shown = [f"{spool.root} → {_destination_names(settings)} · {_synced(spool, now_s)}"]
+    shown += [f"! {item['what']} · {item['mend']}" for item in body["attention"] if item["cause"] not in _IN_REASONS]
+    shown.append("")
     rows = _table_rows(body)
     if rows:
         header = ("state", "all", *HEADINGS, "bytes")
@@ -72,13 +80,15 @@ def lines(spool: Spool, survey: Survey, body: dict[str, Any], now_s: float) -> l
     else:
         shown.append("no runs yet: `wandb-spool run -- python train.py`")
     for reason in body["reasons"]:
-        shown.append(f"{reason['state']}: {reason['count']} × {reason['reason']}" + _mend(reason))
+        sign = "! " if reason["state"] == "quarantined" or reason["reason"].startswith("auth:") else ""
+        shown.append(f"{sign}{reason['state']}: {reason['count']} × {reason['reason']}" + _mend(reason))
     shown += [
         f"transit: {item['count']} × packed into {item['file']} since {item['since']} · `wandb-spool unpack` its "
         f"receipts, or `wandb-spool release --bundle {item['file']}`"
         for item in body["transit"]
     ]
-    shown += [f"{name}: {_counts_text(counts)}" for name, counts in body["destinations"].items()]
+    shown += [f"for {name}: {_counts_text(counts)}" for name, counts in body["destinations"].items()]
+    shown += [_server_line(base_url, said, now_s) for base_url, said in body["servers"].items()]
     shown += [f"PROBLEM {problem}" for problem in survey.problems]
     return shown
 
@@ -123,9 +133,19 @@ def _reasons(waiting: list[Found]) -> list[dict[str, Any]]:
         if found.entry.reason:
             groups.setdefault((found.state.value, found.entry.reason.partition(":")[0]), []).append(found)
     return [
-        {"state": state, "count": len(found), "reason": found[-1].entry.reason, "mend": found[-1].entry.mend}
+        {
+            "state": state,
+            "count": len(found),
+            "reason": found[-1].entry.reason,
+            "mend": _named(found[-1].entry.mend, found),
+        }
         for (state, _), found in sorted(groups.items())
     ]
+
+
+def _named(mend: str | None, found: list[Found]) -> str | None:
+    """A mend that can be typed as it is, where it is about one run."""
+    return mend.replace("RUN", found[0].entry.name) if mend and len(found) == 1 else mend
 
 
 def _transit(waiting: list[Found]) -> list[dict[str, Any]]:
@@ -155,10 +175,41 @@ def _table_rows(body: dict[str, Any]) -> list[list[str]]:
     return rows
 
 
-def _destination_names() -> str:
-    from wandb_spool.spool.configuration import configuration_paths, load_configuration
+def _attention(spool: Spool, waiting: list[Found], settings: Configuration, now_s: float) -> list[dict[str, Any]]:
+    """What needs a person: the same list that notifications tell."""
+    from wandb_spool.syncer.concerns import concerns, room_of
+    from wandb_spool.syncer.plan import Known
 
-    destinations = load_configuration(configuration_paths(os.environ)).destinations
+    found = concerns([Known(item.entry, item.state) for item in waiting], settings, now_s, room_of(spool))
+    return [
+        {"cause": item.cause.value, "about": item.about, "what": item.what, "mend": item.mend, "number": item.number}
+        for item in found
+    ]
+
+
+def _servers(spool: Spool) -> dict[str, dict[str, Any]]:
+    """What each server said last, to whichever host asked it last."""
+    from wandb_spool.spool.syncers import read_syncers
+
+    latest: dict[str, dict[str, Any]] = {}
+    for syncer in read_syncers(spool):
+        for base_url, said in syncer.servers.items():
+            if base_url not in latest or str(said.get("at")) > str(latest[base_url].get("at")):
+                latest[base_url] = {**said, "host": syncer.host}
+    return dict(sorted(latest.items()))
+
+
+def _server_line(base_url: str, said: dict[str, Any], now_s: float) -> str:
+    from wandb_spool.spool.clock import seconds
+    from wandb_spool.spool.words import age
+
+    asked_s = seconds(said.get("at"))
+    when = "" if asked_s is None else f", {age(max(0.0, now_s - asked_s))} ago from {said['host']}"
+    return f"{base_url}: {said.get('said') or 'answered'}{when}"
+
+
+def _destination_names(settings: Configuration) -> str:
+    destinations = settings.destinations
     named = [f"{name} ({item.base_url})" if item.base_url else name for name, item in destinations.items()]
     return ", ".join(named) or os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
 
