@@ -144,11 +144,11 @@ class Spool:
             return
         except OSError as error:
             raise storage_error("read the directory", directory, error) from error
-        for file_name in names:
-            if file_name.startswith(".") or not file_name.endswith(".json"):
-                continue
-            name, _, token = file_name[:-5].partition("~")
-            yield Place(name, state, f"{directory}/{file_name}", token or None)
+        prefix = f"{directory}/"
+        for file_name in names:  # a hundred thousand of them may have been delivered
+            if file_name.endswith(".json") and file_name[0] != ".":
+                name, _, token = file_name[:-5].partition("~")
+                yield Place(name, state, prefix + file_name, token or None)
 
     def scan(self, states: frozenset[State] | None = None) -> dict[str, Place]:
         """Each entry once, at the place that stands."""

@@ -1,6 +1,7 @@
 """`wandb-spool`, and `python -m wandb_spool`.
 
-`run` is answered without the command line library, as fast as a training may expect; everything else by `cli`.
+`run` and `status` are answered without the command line library, as fast as a training and a person may expect;
+everything else by `cli`.
 """
 
 from __future__ import annotations
@@ -18,6 +19,12 @@ def main() -> int:
             from wandb_spool.running import run
 
             return run(arguments)
+    if words[:1] == ["status"]:
+        from wandb_spool.answering import status
+
+        code = status(words[1:])
+        if code is not None:
+            return code
     from wandb_spool.cli import answer
 
     return answer(words)

@@ -5,15 +5,19 @@ Costs a listing of each directory of the queue; entries are read only where they
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TypeVar
 
 from wandb_spool.spool import clock
 from wandb_spool.spool.entry import Entry
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.states import WAITING, State
+
+_T = TypeVar("_T")
 
 DAMAGED = 4
 WORTHWHILE_ENTRIES = 500
@@ -46,12 +50,13 @@ class Survey:
 
     @classmethod
     def of(cls, spool: Spool) -> Survey:
-        seen: dict[str, list[Place]] = {}
+        places: dict[str, Place] = {}
+        twice: dict[str, list[Place]] = {}
         for state in State:
             for place in spool.places(state):
-                seen.setdefault(place.name, []).append(place)
-        twice = {name: places for name, places in seen.items() if len(places) > 1}
-        places = {name: at[0] for name, at in seen.items()}
+                first = places.setdefault(place.name, place)
+                if first is not place:
+                    twice.setdefault(place.name, [first]).append(place)
         survey = cls(spool, places)
         if twice:
             standing = spool.scan()
@@ -61,21 +66,29 @@ class Survey:
         return survey
 
     def counts(self) -> dict[str, int]:
-        counted = dict.fromkeys((state.value for state in State), 0)
-        for place in self.places.values():
-            counted[place.state.value] += 1
-        return counted
+        """How many entries are in each state."""
+        return {state.value: number for state, number in self._per_state(len).items()}
+
+    def minutes(self) -> dict[State, Counter[str]]:
+        """How many entries in each state come from launches of one minute (`YYYYMMDDTHHMM`)."""
+        return self._per_state(lambda names: Counter(name[:13] for name in names))
+
+    def _per_state(self, of_names: Callable[[list[str]], _T]) -> dict[State, _T]:
+        names: dict[int, list[str]] = {id(state): [] for state in State}  # hashing an enum a 100 000 times costs
+        for name, place in self.places.items():
+            names[id(place.state)].append(name)
+        return {state: of_names(names[id(state)]) for state in State}
 
     def read(self, states: Iterable[State] | None = None) -> Iterator[Found]:
         """The entries in these states (default: all) that can be read, by name."""
         wanted = frozenset(State) if states is None else frozenset(states)
         indexed = self._indexed() if State.DELIVERED in wanted else {}
-        for name in sorted(self.places):
-            if self.places[name].state in wanted:
-                entry = indexed.get(name)
-                found = self.read_one(self.places[name]) if entry is None else Found(self.places[name], entry)
-                if found is not None:
-                    yield found
+        names = self._per_state(list)
+        for name in sorted(name for state in wanted for name in names[state]):
+            entry = indexed.get(name)
+            found = self.read_one(self.places[name]) if entry is None else Found(self.places[name], entry)
+            if found is not None:
+                yield found
 
     def _indexed(self) -> dict[str, Entry]:
         """Delivered entries by name, from the index where there are many."""

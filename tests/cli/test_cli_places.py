@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from wandb_spool.commands.status import BOUNDS_H, HEADINGS, bucket
 from wandb_spool.locate import locate
+from wandb_spool.overview import BOUNDS_H, HEADINGS, bucket
 from wandb_spool.spool.configuration import (
     ConfigurationError,
     Destination,
