@@ -78,16 +78,15 @@ def attend(
     command: Command,
     *,
     on_idle: Callable[[], None],
-    on_child: Callable[[int, int], None],
     idle_s: float = IDLE_S,
 ) -> int:
     """Wait until the command ended; returns its exit code, 128+n for death by signal n.
 
-    `on_idle` is called every few seconds; `on_child` for every other child that ended, with pid and exit code.
+    `on_idle` is called every few seconds. It must not touch a file system that may hang.
     """
     try:
         while True:
-            ended = _reap(command.pid, on_child)
+            ended = _reap(command.pid)
             if ended is not None:
                 return ended
             info = signal.sigtimedwait(WATCHED, idle_s)
@@ -118,7 +117,7 @@ def _same_group(pid: int) -> bool:
         return True
 
 
-def _reap(wanted: int, on_child: Callable[[int, int], None]) -> int | None:
+def _reap(wanted: int) -> int | None:
     """Collect every child that ended: as process 1 of a container the launcher inherits strangers' children."""
     result: int | None = None
     while True:
@@ -128,11 +127,8 @@ def _reap(wanted: int, on_child: Callable[[int, int], None]) -> int | None:
             return result
         if pid == 0:
             return result
-        code = exit_code(status)
         if pid == wanted:
-            result = code
-        else:
-            on_child(pid, code)
+            result = exit_code(status)
 
 
 def exit_code(status: int) -> int:

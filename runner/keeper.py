@@ -1,9 +1,10 @@
 """A small process beside the command that makes what is logged survive the death of the node.
 
 Every few seconds it brings the logs of the launch to the disk (`fsync`), or with a stage carries what is new into the
-spool. A process of its own, because a disk or a file server that hangs would hold up the launcher, who has signals to
-pass on. Guarantees: it disturbs nobody (lowest priority, no signal but SIGKILL, no output), and never outlives both the
-launcher and the last process that holds a log open. Fails silently: what it could not do, the seal does.
+spool; it seals what is finished, and looks how much room there is. A process of its own, because a disk or a file
+server that hangs would hold up the launcher, who has signals to pass on. Guarantees: it disturbs nobody (lowest
+priority, no signal but SIGKILL, no output but what the launcher asks for), and never outlives both the launcher and the
+last process that holds a log open. Fails silently: what it could not do, the seal does.
 """
 
 from __future__ import annotations
@@ -21,70 +22,89 @@ from typing import TYPE_CHECKING
 from wandb_spool.spool.launches import Launch
 from wandb_spool.spool.layout import log_path
 
+from .preflight import Guard
+from .sealing import Sealer
+
 if TYPE_CHECKING:
     from wandb_spool.spool.staging import Stage
 
 EVERY_S = 3.0
 _LAST_WORDS_S = 1.0
+_SEALS_S = 60.0
 
 
 @dataclass
 class Keeper:
-    """The process, seen from the launcher."""
+    """The process, seen from the launcher, who never waits for it: its disk may hang."""
 
     launch: Launch
     stage: Stage | None = None
+    hold: bool = False
     every_s: float = EVERY_S
     _pid: int = 0
-    _pipe: int = -1
+    _life: int = -1  # closed when the launcher is gone
+    _words: int = -1  # what it has to say; closed when it and all of its seals have ended
 
     def start(self) -> None:
         """Start it, once. A launcher that can't fork goes without."""
         if self._pid:
             return
         try:
-            inner, self._pipe = os.pipe()
+            life, self._life = os.pipe()
+            self._words, words = os.pipe()
             self._pid = os.fork()
         except OSError:
             return
         if self._pid:
-            os.close(inner)
+            os.close(life)
+            os.close(words)
+            os.set_blocking(self._words, False)
             return
         try:
-            _keep_to_oneself(inner)
-            _work(self.launch, self.stage, inner, self.every_s)
+            _keep_to_oneself(life, words)
+            _Work(self.launch, self.stage, self.hold, words).until_nobody_is_left(life, self.every_s)
         except BaseException:  # noqa: BLE001, S110 - a forked copy of the launcher must end here, whatever happens
             pass
         finally:
             os._exit(0)
 
-    def start_if_needed(self) -> None:
-        """In a quiet moment: a command that logs nothing needs none."""
-        if not self._pid and self.launch.paths.fragments():
-            self.start()
+    def heard(self) -> list[str]:
+        """Lines that a person should see."""
+        text = _read(self._words) if self._pid > 0 else None
+        return text.decode(errors="replace").splitlines() if text else []
 
     def stop(self) -> None:
-        """End it. One that hangs on its disk is left behind; what it may still write is what the seal writes."""
-        if not self._pid:
+        """End it, and wait for a seal that it has begun. One that hangs on its disk is left behind."""
+        if self._pid <= 0:
             return
         pid, self._pid = self._pid, -1
-        if pid < 0:
-            return
-        os.close(self._pipe)
+        os.close(self._life)
         deadline = time.monotonic() + _LAST_WORDS_S
+        ended = False
         with contextlib.suppress(ProcessLookupError, ChildProcessError):  # it ended before, and was collected
             os.kill(pid, signal.SIGKILL)
-            while os.waitpid(pid, os.WNOHANG) == (0, 0) and time.monotonic() < deadline:
+            while not (ended := os.waitpid(pid, os.WNOHANG) != (0, 0)) and time.monotonic() < deadline:
                 time.sleep(0.005)
+        deadline = time.monotonic() + _SEALS_S
+        while ended and _read(self._words) != b"" and time.monotonic() < deadline:
+            select.select([self._words], [], [], 0.2)
 
 
-def _keep_to_oneself(pipe: int) -> None:
+def _read(pipe: int) -> bytes | None:
+    """What is in the pipe; empty at its end, None where there is nothing yet."""
+    try:
+        return os.read(pipe, 1 << 16)
+    except BlockingIOError:
+        return None
+
+
+def _keep_to_oneself(*pipes: int) -> None:
     """Hold nothing open that somebody may wait for the end of, and be in nobody's way."""
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
         os.dup2(null, standard)
     for name in os.listdir("/proc/self/fd"):
-        if int(name) > 2 and int(name) != pipe:
+        if int(name) > 2 and int(name) not in pipes:
             with contextlib.suppress(OSError):
                 os.close(int(name))
     os.nice(10)
@@ -92,18 +112,31 @@ def _keep_to_oneself(pipe: int) -> None:
     signal.pthread_sigmask(signal.SIG_BLOCK, signal.valid_signals())
 
 
-def _work(launch: Launch, stage: Stage | None, pipe: int, every_s: float) -> None:
-    step: Callable[[], None] = _carrying(stage) if stage is not None else _Syncing(launch)
-    orphaned = False
-    while True:
-        with contextlib.suppress(Exception):  # the spool is out of reach for now
-            step()
-        if orphaned:
-            if not _written_to(launch, stage):
-                return
+@dataclass
+class _Work:
+    """What it does every few seconds, as long as the launcher lives; then only what keeps rows."""
+
+    launch: Launch
+    stage: Stage | None
+    hold: bool
+    words: int
+
+    def until_nobody_is_left(self, life: int, every_s: float) -> None:
+        keep: Callable[[], None] = _carrying(self.stage) if self.stage is not None else _Syncing(self.launch)
+        sealer, guard = Sealer(self.launch, hold=self.hold), Guard(self.launch.spool.root)
+        while not select.select([life], [], [], every_s)[0]:
+            with contextlib.suppress(Exception):  # the spool is out of reach for now
+                keep()
+                sealer.poll()
+                self._say(guard.look())
+        while _written_to(self.launch, self.stage):
+            with contextlib.suppress(Exception):
+                keep()
             time.sleep(every_s)
-        else:
-            orphaned = bool(select.select([pipe], [], [], every_s)[0])  # closed: the launcher is gone
+
+    def _say(self, line: str | None) -> None:
+        if line is not None:
+            os.write(self.words, f"{line}\n".encode())
 
 
 @dataclass

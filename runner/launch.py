@@ -27,7 +27,7 @@ from .environment import LaunchEnvironment, environment_without_spool, launch_en
 from .fallback import candidates, choose, warning
 from .hook import HOOK_DIR
 from .keeper import Keeper
-from .preflight import FIRST_TOUCH_S, Guard, answers, concerns, look
+from .preflight import FIRST_TOUCH_S, answers, concerns, look
 from .redaction import redact
 from .resume_key import Attempts, ResumeKey, decide, job_key, name_key
 from .sealing import Sealed, Sealer
@@ -172,29 +172,27 @@ def _run_in(
             _discard_if_empty(launch, stage)
         return error.exit_code
     if launch is None:
-        code = attend(command, on_idle=lambda: None, on_child=lambda pid, code: None)
+        code = attend(command, on_idle=lambda: None)
         say("this launch was not logged: no place could be written")
         return code
     sealer = Sealer(launch, hold=request.hold)
-    code = _attend(command, sealer, Keeper(launch, stage), say)
+    code = _attend(command, Keeper(launch, stage, request.hold), say)
     return _finish(sealer, stage, request, (command.pid, code), mask, say)
 
 
-def _attend(command: Command, sealer: Sealer, keeper: Keeper, say: _Voice) -> int:
-    guard = Guard(sealer.launch.spool.root)
-
+def _attend(command: Command, keeper: Keeper, say: _Voice) -> int:
     def on_idle() -> None:
-        sealer.poll()
-        keeper.start_if_needed()
-        low = guard.look()
-        if low is not None:
-            say(low)
+        keeper.start()
+        for line in keeper.heard():
+            say(line)
 
     if keeper.stage is not None:
         keeper.start()
     try:
-        return attend(command, on_idle=on_idle, on_child=sealer.child_ended)
+        return attend(command, on_idle=on_idle)
     finally:
+        for line in keeper.heard():
+            say(line)
         keeper.stop()
 
 
@@ -209,6 +207,9 @@ def _finish(
     """Seal and tell. Whatever goes wrong here, the command's exit code is the answer."""
     launch, code = sealer.launch, process[1]
     try:
+        if not answers(launch.paths.root, request.first_touch_s):
+            say(f"the file system of {launch.paths.root} does not answer; nothing is lost: `wandb-spool recover` seals")
+            return code
         if not launch.paths.root.is_dir():
             say(f"the launch directory is gone: {launch.paths.root}. What was logged into it is lost with it")
             return code

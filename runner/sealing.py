@@ -1,7 +1,7 @@
 """The end of the launcher's work: seal the fragments of its launch.
 
 A fragment is sealed when its writer is gone. While the command still runs, one that finished is sealed by a forked
-child of the lowest priority, so that neither signals nor the command wait for it; at the end the rest is sealed here.
+child of the keeper, of the lowest priority, so that nobody waits for it; at the end the rest is sealed here.
 What can't be sealed (its log is still held open, the disk is full) stays *open* with its reason, for `recover`; nothing
 raises.
 """
@@ -16,7 +16,6 @@ from pathlib import Path
 from wandb_spool.spool import alive
 from wandb_spool.spool.errors import LostRaceError, SpoolError
 from wandb_spool.spool.launches import Launch
-from wandb_spool.spool.manifest import MANIFEST_NAME
 from wandb_spool.spool.queue import Place
 from wandb_spool.spool.states import State
 
@@ -39,8 +38,8 @@ class Sealer:
 
     launch: Launch
     hold: bool = False
-    done: dict[str, State | None] = field(default_factory=dict)
-    _children: dict[int, str] = field(default_factory=dict)
+    done: dict[str, State] = field(default_factory=dict)
+    _child: int = 0
     _tried: set[str] = field(default_factory=set)
     _seen_without_life: dict[str, int] = field(default_factory=dict)
 
@@ -50,7 +49,7 @@ class Sealer:
         """Look for a fragment that is finished. Costs a directory listing and a read of each `alive`."""
         try:
             for directory in self.launch.paths.fragments():
-                if directory.name not in self._tried and not self._children:
+                if directory.name not in self._tried and not self._is_sealing():
                     self._consider(directory)
         except (OSError, SpoolError):
             pass  # the spool is out of reach for now; the end of the launch looks again
@@ -71,23 +70,21 @@ class Sealer:
 
     def _seal_in_child(self, directory: Path) -> None:
         self._tried.add(directory.name)
-        pid = os.fork()
-        if pid:
-            self._children[pid] = directory.name
+        self._child = os.fork()
+        if self._child:
             return
-        code = 1
         try:
             os.nice(19)
-            code = 0 if self._seal(directory).state is not None else 1
-        except BaseException:  # noqa: BLE001 - a forked copy of the launcher must end here, whatever happens
-            code = 1
+            self._seal(directory)
+        except BaseException:  # noqa: BLE001, S110 - a forked copy of the launcher must end here, whatever happens
+            pass
         finally:
-            os._exit(code)
+            os._exit(0)
 
-    def child_ended(self, pid: int, code: int) -> None:
-        name = self._children.pop(pid, None)
-        if name is not None and code == 0:
-            self.done[name] = None
+    def _is_sealing(self) -> bool:
+        if self._child and os.waitpid(self._child, os.WNOHANG) != (0, 0):
+            self._child = 0
+        return self._child != 0
 
     def seal_finished(self) -> None:
         """Seal here and now what is finished: for a launch that is a thread of a program, which can't be forked."""
@@ -112,12 +109,12 @@ class Sealer:
         `process`: pid and exit code of the command, for the fragment that this very process wrote.
         """
         deadline = time.monotonic() + timeout_s
-        self._wait_for_children()
         return [self._finish_one(directory, deadline, process) for directory in self.launch.paths.fragments()]
 
     def _finish_one(self, directory: Path, deadline: float, process: tuple[int, int] | None) -> Sealed:
-        if directory.name in self.done or (directory / MANIFEST_NAME).exists():
-            return Sealed(directory, self._state(directory))
+        state = self._state(directory)
+        if state not in (None, State.OPEN):
+            return Sealed(directory, state)
         if not _free(self.launch, directory, max(0.0, deadline - time.monotonic())):
             self._open_place(directory)
             return Sealed(directory, State.OPEN, "a process still writes its log")
@@ -165,11 +162,6 @@ class Sealer:
         except SpoolError:
             return None
         return None if place is None else place.state
-
-    def _wait_for_children(self) -> None:
-        while self._children:
-            pid, status = os.waitpid(next(iter(self._children)), 0)
-            self.child_ended(pid, os.waitstatus_to_exitcode(status))
 
 
 def _free(launch: Launch, directory: Path, timeout_s: float = 0.0) -> bool:

@@ -94,8 +94,8 @@ def test_full_disk_is_passed_over_for_the_fallback(launching: Launching, tmp_pat
 
 
 @pytest.fixture
-def hung(tmp_path: Path) -> Iterator[Path]:
-    """A file system whose server has stopped: every access waits."""
+def served(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A file system with a server, and that server."""
     if os.geteuid() != 0 or shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
         pytest.skip("needs root, bindfs and /dev/fuse")
     real, mount = tmp_path / "real", tmp_path / "mount"
@@ -107,13 +107,20 @@ def hung(tmp_path: Path) -> Iterator[Path]:
         until(lambda: os.path.ismount(mount) or server.poll() is not None, "the mount")
         if server.poll() is not None:
             pytest.skip("bindfs can't mount here")
-        server.send_signal(signal.SIGSTOP)
-        yield mount
+        yield mount, server
     finally:
         server.send_signal(signal.SIGCONT)
         subprocess.run(["umount", "-l", str(mount)])
         server.terminate()
         server.wait(10)
+
+
+@pytest.fixture
+def hung(served: tuple[Path, subprocess.Popen[bytes]]) -> Path:
+    """A file system whose server has stopped: every access waits."""
+    mount, server = served
+    server.send_signal(signal.SIGSTOP)
+    return mount
 
 
 RUN = (
@@ -133,3 +140,28 @@ def test_file_server_that_does_not_answer_holds_up_nobody(launching: Launching, 
     assert f"the file system of {hung / 'spool'} does not answer" in done.stderr
     launching.spool = launching.home / ".local/state/wandb-spool"
     assert len(launching.entries(State.INCOMING)) == 1
+
+
+def test_file_server_that_stops_while_the_command_runs_holds_up_neither_signals_nor_the_end(
+    launching: Launching, served: tuple[Path, subprocess.Popen[bytes]]
+) -> None:
+    mount, server = served
+    code = (
+        "import os, signal, sys, time, wandb\n"
+        "wandb.init(project='p').log({'a': 1})\n"
+        "print('ready', flush=True); time.sleep(8)\n"  # past the first look of the launcher's keeper
+        "signal.signal(signal.SIGTERM, lambda *a: os._exit(9)); print('waits', flush=True); time.sleep(600)\n"
+    )
+    words = [sys.executable, "-c", RUN, str(mount / "spool"), sys.executable, "-c", code]
+    said = launching.home / "said"
+    with said.open("w") as stderr:  # no pipe: wandb-core hangs with the file server, and would hold it open
+        launcher = subprocess.Popen(
+            words, env=launching.environment(), stdout=subprocess.PIPE, stderr=stderr, text=True
+        )
+    assert launcher.stdout is not None and launcher.stdout.readline() == "ready\n"
+    server.send_signal(signal.SIGSTOP)
+    assert launcher.stdout.readline() == "waits\n"
+    launcher.send_signal(signal.SIGTERM)
+    assert launcher.wait(60) == 9
+    launcher.stdout.close()
+    assert "does not answer; nothing is lost: `wandb-spool recover` seals" in said.read_text()
