@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import random
 import tempfile
 import time
 from collections.abc import Callable
@@ -40,12 +41,17 @@ def make_log(path: Path, row_count: int) -> Path:
             values = {"loss": 1 / (step + 1), "accuracy": step % 100 / 100, "epoch": step // 1000, "lr": 0.005}
             items = [item(key, repr(value)) for key, value in values.items()]
             items += [item("_timestamp", repr(now)), item("_runtime", repr(step / 10)), item("_step", str(step))]
-            fields = b"".join(length_field(1, each) for each in items)
-            log.write(record(num, _SUMMARY, length_field(1, item("_runtime", str(step // 10)))))
-            log.write(record(num + 1, _SUMMARY, fields))
-            log.write(record(num + 2, _HISTORY, fields + length_field(2, integer_field(1, step))))
+            # wandb writes the time in whole seconds under a plain key, all else under nested ones, in random order.
+            runtime = text_field(1, "_runtime") + length_field(16, str(step // 10).encode())
+            log.write(record(num, _SUMMARY, length_field(1, runtime)))
+            log.write(record(num + 1, _SUMMARY, shuffled(items)))
+            log.write(record(num + 2, _HISTORY, shuffled(items) + length_field(2, integer_field(1, step))))
         log.write(record(2 + 3 * row_count, _EXIT, b""))
     return path
+
+
+def shuffled(items: list[bytes]) -> bytes:
+    return b"".join(length_field(1, each) for each in random.sample(items, len(items)))
 
 
 def item(key: str, value: str) -> bytes:

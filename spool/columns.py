@@ -13,13 +13,16 @@ from __future__ import annotations
 
 import json
 import os
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from enum import Enum
+from itertools import chain
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UsageError
-from .log.items import parse_json
+from .log.items import parse_all
 from .run_reader import STEP_KEY, TYPE_KEY, Keys, unnested
 
 BATCH_ROWS = 16_384
@@ -71,7 +74,8 @@ def kind_of(values: Sequence[object]) -> ColumnKind:
     if types == {float}:
         return _K.NUMBER
     if types <= {int, float}:
-        largest = max(abs(value) for value in values if type(value) is int)
+        whole = [value for value in values if type(value) is int]
+        largest = max(max(whole), -min(whole))
         if largest <= _EXACT:
             return _K.INTEGER if types == {int} else _K.NUMBER
         if types == {int} and largest < _INT64:
@@ -107,11 +111,11 @@ class Column:
 
     __slots__ = ("rows", "values")
 
-    def __init__(self, rows: list[int], values: list[Any]) -> None:
+    def __init__(self, rows: Sequence[int], values: Sequence[Any]) -> None:
         self.rows = rows
         self.values = values
 
-    def dense(self, count: int) -> list[Any]:
+    def dense(self, count: int) -> Sequence[Any]:
         if len(self.rows) == count:
             return self.values
         full: list[Any] = [None] * count
@@ -123,35 +127,33 @@ class Column:
 class Batch:
     """Rows on their way to a file: leading values as they are, the others still as JSON texts by their encoded key."""
 
-    def __init__(self, keys: Keys, leading: int) -> None:
+    def __init__(self, keys: Keys) -> None:
         self._keys = keys
-        self.count = 0
+        self._leading: list[tuple[Any, ...]] = []
+        self._rows: list[Mapping[bytes, bytes]] = []
         self.size_bytes = 0
-        self.leading: list[list[Any]] = [[] for _ in range(leading)]
-        self._texts: dict[bytes, tuple[list[int], list[bytes]]] = {}
 
-    def add(self, leading: tuple[Any, ...], pairs: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
-        row = self.count
-        for values, value in zip(self.leading, leading, strict=True):
-            values.append(value)
-        texts = self._texts
-        for key, text in pairs:
-            try:
-                rows, values = texts[key]
-            except KeyError:
-                rows, values = texts[key] = ([], [])
-            rows.append(row)
-            values.append(text)
-        self.count = row + 1
+    def add(self, leading: tuple[Any, ...], texts: Mapping[bytes, bytes], size_bytes: int) -> None:
+        self._leading.append(leading)
+        self._rows.append(texts)
         self.size_bytes += size_bytes
 
     @property
+    def count(self) -> int:
+        return len(self._rows)
+
+    @property
+    def leading(self) -> list[tuple[Any, ...]]:
+        """The leading columns."""
+        return list(zip(*self._leading, strict=True))
+
+    @property
     def full(self) -> bool:
-        return self.count >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
+        return len(self._rows) >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
 
     def columns(self) -> dict[str, Column]:
         """The decoded columns by name, sorted; objects that have a `_type` are one value."""
-        decoded = {key: Column(rows, _decoded(texts)) for key, (rows, texts) in self._texts.items()}
+        decoded = {key: Column(column.rows, parse_all(column.values)) for key, column in self._texts()}
         cells: dict[str, dict[int, object]] = {}
         self._gather_objects(decoded, cells)
         named: dict[str, Column] = {}
@@ -172,6 +174,25 @@ class Batch:
             named[name] = Column(rows, [by_row[row] for row in rows])
         return {name: named[name] for name in sorted(named) if named[name].rows}
 
+    def _texts(self) -> Iterator[tuple[bytes, Column]]:
+        """The columns, still as texts."""
+        often = Counter(chain.from_iterable(self._rows))
+        every_row = range(self.count)
+        sparse: dict[bytes, tuple[list[int], list[bytes]]] = {}
+        for key, times in often.items():
+            if times == self.count:  # nearly every column: one call for all its rows
+                yield key, Column(every_row, list(map(itemgetter(key), self._rows)))
+            else:
+                sparse[key] = ([], [])
+        if sparse:
+            for row, texts in enumerate(self._rows):
+                for key, text in texts.items():
+                    if key in sparse:
+                        rows, values = sparse[key]
+                        rows.append(row)
+                        values.append(text)
+        yield from ((key, Column(rows, values)) for key, (rows, values) in sparse.items())
+
     def _gather_objects(self, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
         """Take the parts of media, tables and histograms out of `decoded` and put them together, row by row."""
         roots = {path[:-1] for path in map(self._keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
@@ -184,26 +205,12 @@ class Batch:
             objects: dict[int, dict[str, object]] = {}
             for key, path in below.items():
                 column, name = decoded[key], ".".join(path[len(root) :])
-                rest = Column([], [])
                 for row, value in zip(column.rows, column.values, strict=True):
                     if row in marked:
                         objects.setdefault(row, {})[name] = value
-                    else:
-                        rest.rows.append(row)
-                        rest.values.append(value)
-                decoded[key] = rest
+                rest = [pair for pair in zip(column.rows, column.values, strict=True) if pair[0] not in marked]
+                decoded[key] = Column([row for row, _ in rest], [value for _, value in rest])
             cells.setdefault(".".join(root), {}).update(objects)
-
-
-def _decoded(texts: list[bytes]) -> list[Any]:
-    """The values of JSON texts; one call for all of them where they are what they should be."""
-    try:
-        values = json.loads(b"[" + b",".join(texts) + b"]")
-        if len(values) == len(texts):
-            return list(values)
-    except (ValueError, RecursionError):
-        pass
-    return [parse_json(text) for text in texts]
 
 
 def _spread(name: str, column: Column, cells: dict[str, dict[int, object]]) -> None:
@@ -222,7 +229,7 @@ class TableWriter(Protocol):
 
     suffix: str
 
-    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None: ...
+    def write(self, leading: Sequence[Sequence[Any]], columns: Mapping[str, Column], count: int) -> None: ...
 
     def close(self) -> None: ...
 
@@ -230,15 +237,14 @@ class TableWriter(Protocol):
 class Table:
     """A file of rows with some leading columns: `add` rows, then `close`."""
 
-    def __init__(self, writer: TableWriter, leading: int) -> None:
+    def __init__(self, writer: TableWriter) -> None:
         self._writer = writer
-        self._leading = leading
         self._keys = Keys()
-        self._batch = Batch(self._keys, leading)
+        self._batch = Batch(self._keys)
         self.rows = 0
 
-    def add(self, leading: tuple[Any, ...], pairs: Sequence[tuple[bytes, bytes]], size_bytes: int) -> None:
-        self._batch.add(leading, pairs, size_bytes)
+    def add(self, leading: tuple[Any, ...], texts: Mapping[bytes, bytes], size_bytes: int) -> None:
+        self._batch.add(leading, texts, size_bytes)
         self.rows += 1
         if self._batch.full:
             self._flush()
@@ -250,7 +256,7 @@ class Table:
     def _flush(self) -> None:
         if self._batch.count:
             self._writer.write(self._batch.leading, self._batch.columns(), self._batch.count)
-        self._batch = Batch(self._keys, self._leading)
+        self._batch = Batch(self._keys)
 
 
 class JsonLines:
@@ -262,7 +268,7 @@ class JsonLines:
         self._names = tuple(leading)
         self._stream = path.open("w", encoding="utf-8", errors="replace")
 
-    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None:
+    def write(self, leading: Sequence[Sequence[Any]], columns: Mapping[str, Column], count: int) -> None:
         rows: list[dict[str, Any]] = [
             dict(zip(self._names, values, strict=True)) for values in zip(*leading, strict=True)
         ]
@@ -289,7 +295,7 @@ class Parquet:
         self._kinds: dict[str, ColumnKind] = {}
         self._batches: list[tuple[int, dict[str, ColumnKind]]] = []
 
-    def write(self, leading: Sequence[list[Any]], columns: Mapping[str, Column], count: int) -> None:
+    def write(self, leading: Sequence[Sequence[Any]], columns: Mapping[str, Column], count: int) -> None:
         arrow = self._arrow
         arrays = [self._array(values, kind) for values, kind in zip(leading, self._leading.values(), strict=True)]
         kinds: dict[str, ColumnKind] = {}
@@ -346,7 +352,7 @@ class Parquet:
             return self._array(array.to_pylist(), _K.JSON)
         return array.cast(self._type(wanted))
 
-    def _array(self, values: list[Any], kind: ColumnKind) -> Any:
+    def _array(self, values: Sequence[Any], kind: ColumnKind) -> Any:
         if kind is _K.JSON:
             values = [None if value is None else encode(value) for value in values]
         try:

@@ -10,13 +10,9 @@ from __future__ import annotations
 
 import json
 import os
-import pickle
 import secrets
 import shutil
-import subprocess
-import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
@@ -25,7 +21,7 @@ from typing import Any
 from .columns import ColumnKind, JsonLines, Parquet, Table, TableWriter, plain, require_pyarrow
 from .durable import TEMPORARY_PREFIX
 from .errors import UsageError, storage_error
-from .log import LogFacts, LogReader, Record, RecordKind, facts
+from .log import FactsCollector, LogFacts, LogReader, Record, RecordKind
 from .log.items import split_item
 from .log.record import content
 from .log.rows import read_step_of
@@ -35,6 +31,7 @@ from .run_reader import STEP_KEY, RunReader, raw_row, read_console_line, time_of
 FRAGMENT_KEY = "_fragment"
 SUPERSEDED_KEY = "_superseded"
 _TIME_KEY = "_timestamp"
+_HISTORY, _STATS, _OUTPUT = int(RecordKind.HISTORY), int(RecordKind.STATS), int(RecordKind.OUTPUT_RAW)
 
 
 class Format(str, Enum):
@@ -102,11 +99,12 @@ class _Export:
         found: list[LogFacts] = []
         files = 0
         for piece, cut_from in zip(self._pieces, cuts, strict=True):
-            take = self._taker(piece, cut_from, history, system, console)
-            with _facts_beside(piece.reader.log) as read_facts:
-                for record in piece.reader.records():
+            collector = FactsCollector()
+            take = self._taker(piece, cut_from, collector, history, system, console)
+            with LogReader(piece.reader.log, salvage=True) as records:
+                for record in records:
                     take(record)
-                found.append(read_facts())
+                found.append(collector.conclude(records))
             files += self._copy_files(piece)
         for table in (history, system, console):
             table.close()
@@ -116,36 +114,45 @@ class _Export:
         return Exported(self._directory, history.rows, self._superseded, files)
 
     def _table(self, name: str, leading: dict[str, ColumnKind]) -> Table:
-        return Table(self._make(self._directory / f"{name}{self._suffix}", leading), len(leading))
+        return Table(self._make(self._directory / f"{name}{self._suffix}", leading))
 
     def _taker(
-        self, piece: Piece, cut_from: int | None, history: Table, system: Table, console: Table
+        self,
+        piece: Piece,
+        cut_from: int | None,
+        collector: FactsCollector,
+        history: Table,
+        system: Table,
+        console: Table,
     ) -> Callable[[Record], None]:
-        """What becomes of each record of a fragment."""
+        """What becomes of each record of a fragment: one pass over the log for everything."""
         named = (piece.name,) if self._fragments else ()
 
         def take_row(record: Record) -> None:
-            raw = raw_row(record)
-            if raw is None:
+            step, texts = raw_row(record) or (None, {})
+            collector.take_row(step)
+            if step is None:
                 return
-            step, pairs = raw
             superseded = cut_from is not None and step >= cut_from
             self._superseded += superseded
             if not superseded or self._fragments:
                 leading = (step, *named, superseded) if self._fragments else (step,)
-                history.add(leading, pairs, len(record.payload))
+                history.add(leading, texts, len(record.payload))
 
         def take(record: Record) -> None:
-            if record.kind == RecordKind.HISTORY:
+            kind = record.kind
+            if kind == _HISTORY:
                 take_row(record)
-            elif record.kind == RecordKind.STATS:
+                return
+            collector.take(record)
+            if kind == _STATS:
                 sample = _raw_sample(record)
                 if sample is not None:
                     system.add((sample[0], *named), sample[1], len(record.payload))
-            elif record.kind == RecordKind.OUTPUT_RAW:
+            elif kind == _OUTPUT:
                 line = read_console_line(record)
                 if line is not None:
-                    console.add((line.time_s, *named, line.stream, line.text), (), len(record.payload))
+                    console.add((line.time_s, *named, line.stream, line.text), {}, len(record.payload))
 
         return take
 
@@ -197,46 +204,16 @@ class _Export:
         }
 
 
-_FACTS = """
-import pickle, sys
-from wandb_spool.spool.log import facts
-pickle.dump(facts(sys.argv[1], salvage=True), sys.stdout.buffer)
-"""
-_LARGE_LOG_BYTES = 32 << 20
-
-
-@contextmanager
-def _facts_beside(log: Path) -> Iterator[Callable[[], LogFacts]]:
-    """The facts of a log; those of a large one are read by a second process while this one reads the rows."""
-    if log.stat().st_size < _LARGE_LOG_BYTES:
-        yield lambda: facts(log, salvage=True)
-        return
-    with subprocess.Popen([sys.executable, "-c", _FACTS, str(log)], stdout=subprocess.PIPE) as process:
-
-        def read() -> LogFacts:
-            output, _ = process.communicate()
-            if process.returncode == 0:
-                found = pickle.loads(output)  # our own process wrote it
-                assert isinstance(found, LogFacts)
-                return found
-            return facts(log, salvage=True)
-
-        try:
-            yield read
-        finally:
-            process.kill()
-
-
-def _raw_sample(record: Record) -> tuple[float, list[tuple[bytes, bytes]]] | None:
+def _raw_sample(record: Record) -> tuple[float, dict[bytes, bytes]] | None:
     buf = record.payload
     try:
         start, end = content(record)
         places = messages(buf, start, end, 3)
-        pairs = []
+        texts = {}
         for item_start, item_end in zip(places[::2], places[1::2], strict=True):
             path, json_text, _ = split_item(buf, item_start, item_end)
-            pairs.append((length_field(2, ".".join(path).encode("utf-8", "replace")), json_text or b"null"))
-        return time_of(record, start, end), pairs
+            texts[length_field(2, ".".join(path).encode("utf-8", "replace"))] = json_text or b"null"
+        return time_of(record, start, end), texts
     except WireError:
         return None
 

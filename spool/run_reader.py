@@ -31,9 +31,9 @@ from .capture import regular_files
 from .errors import UsageError, storage_error
 from .layout import log_path
 from .log import Artifact, Ending, LogFacts, LogReader, Record, RecordKind, artifacts, facts
-from .log.items import item_value, key_path, parse_json, plain_items, read_step, split_item
+from .log.items import item_value, key_path, parse_all, parse_json, split_item
 from .log.record import content
-from .log.rows import MAX_ROW_BYTES, read_step_of
+from .log.rows import MAX_ROW_BYTES, plain_row, read_step_of
 from .log.wire import WireError, fields, integer, messages, require_message, text
 
 if TYPE_CHECKING:
@@ -42,7 +42,6 @@ if TYPE_CHECKING:
 TYPE_KEY = "_type"
 STEP_KEY = "_step"
 
-_STEP_FIELD = 0x12
 _STATS_ITEM = 3
 _TIMESTAMP = 2
 
@@ -153,14 +152,14 @@ class RunReader:
     # -- in order ----------------------------------------------------------------------------------------------------
 
     def rows(self) -> Iterator[HistoryRow]:
-        """The history, in the order of the log. Rows that can't be read are left out, as in `facts.rows`."""
+        """The history, in the order of the log: `facts.rows` of them. A row whose values can't be read has none."""
         keys = Keys()
         for record in self.records():
             if record.kind == RecordKind.HISTORY:
                 raw = raw_row(record)
                 if raw is not None:
-                    step, pairs = raw
-                    values = keys.values({key: parse_json(value) for key, value in pairs})
+                    step, texts = raw
+                    values = keys.values(dict(zip(texts, parse_all(texts.values()), strict=True)))
                     values.pop(STEP_KEY, None)
                     yield HistoryRow(step, values)
 
@@ -216,35 +215,30 @@ class RunReader:
 
 # -- rows ------------------------------------------------------------------------------------------------------------
 
-RawRow = tuple[int, list[tuple[bytes, bytes]]]
-"""Step; encoded key and JSON text of each value."""
+RawRow = tuple[int, dict[bytes, bytes]]
+"""Step; the JSON text of each value by its encoded key."""
 
 
 def raw_row(record: Record) -> RawRow | None:
     """A row with its values still as JSON texts; None for a record that is none. `_step` may stand among them too."""
-    buf = record.payload
-    if len(buf) > MAX_ROW_BYTES:
-        step = read_step_of(record)
-        return None if step is None else (step, [])
-    try:
-        start, end = content(record)
-        pairs, stop = plain_items(buf, start, end)
-        # Behind the items wandb writes the step: field 2, a message of one number.
-        if stop + 2 <= end and buf[stop] == _STEP_FIELD and stop + 2 + buf[stop + 1] == end:
-            return read_step(buf, stop + 2, end), pairs
-        return _careful_row(record)
-    except WireError:
-        return None
+    return plain_row(record) or _careful_row(record)
 
 
 def _careful_row(record: Record) -> RawRow | None:
     """The same for every other shape in which an item may stand."""
-    import json
-
-    buf = record.payload
     step = read_step_of(record)
     if step is None:
         return None
+    try:
+        return step, _careful_items(record) if len(record.payload) <= MAX_ROW_BYTES else {}
+    except WireError:
+        return step, {}
+
+
+def _careful_items(record: Record) -> dict[bytes, bytes]:
+    import json
+
+    buf = record.payload
     found: dict[bytes, bytes] = {}
     places = messages(buf, *content(record), 1)
     for start, end in zip(places[::2], places[1::2], strict=True):
@@ -252,7 +246,7 @@ def _careful_row(record: Record) -> RawRow | None:
         if path != (STEP_KEY,):
             value = json_text if json_text is not None else json.dumps(item_value(buf, None, typed)).encode()
             found[_encoded(path)] = value
-    return step, list(found.items())
+    return found
 
 
 def _encoded(path: tuple[str, ...]) -> bytes:

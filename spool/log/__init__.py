@@ -30,7 +30,7 @@ from wandb_spool.spool.log.artifacts import (
     rewrite_manifest_file,
 )
 from wandb_spool.spool.log.canonical import canonical_text, value_digest
-from wandb_spool.spool.log.facts import DefinedMetric, LogFacts, NamedArtifact, NamedFile, facts
+from wandb_spool.spool.log.facts import DefinedMetric, FactsCollector, LogFacts, NamedArtifact, NamedFile, facts
 from wandb_spool.spool.log.framing import (
     MAX_RECORD_BYTES,
     Cause,
@@ -69,6 +69,7 @@ __all__ = [
     "DefinedMetric",
     "Ending",
     "EndingKind",
+    "FactsCollector",
     "LogFacts",
     "LogReader",
     "LogWriter",

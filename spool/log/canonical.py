@@ -87,7 +87,11 @@ def _members(
         if top and key in UNCOMPARED_KEYS:
             continue
         kind = type(value)
-        if kind is float or kind is int:
+        plain: object
+        if kind is float:
+            # What has a fraction is its own number: the common case, without a call. NaN and infinities have none.
+            plain = value if value % 1 > 0 else _number(value)  # type: ignore[operator,arg-type]
+        elif kind is int:
             plain = _number(value)  # type: ignore[arg-type]
         elif value is None:
             continue
@@ -98,7 +102,10 @@ def _members(
             continue
         else:
             plain = _list(value, depth, room) if kind is list or kind is tuple else value  # type: ignore[arg-type]
-        _put(members, key, plain)
+        if key in members:
+            _put(members, key, plain)
+        else:
+            members[key] = plain
     return members
 
 

@@ -9,8 +9,7 @@ Fails with `OSError` only.
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -28,11 +27,12 @@ _MAX_LISTED = 100_000
 _MAX_LISTED_BYTES = 32 * 1024 * 1024
 _MAX_TEXT = 64 * 1024
 _MAX_DEPTH = 64
-_MAX_PENDING_BYTES = 8 * 1024 * 1024
-_MAX_PENDING_KEYS = 10_000
+_MAX_WAITING_BYTES = 256 * 1024
 
 
+_KNOWN_KINDS = 128
 _UNKNOWN_KIND = -1
+_SUMMARY = int(RecordKind.SUMMARY)
 _RUN_TEXTS = {
     1: "run_id",
     2: "entity",
@@ -148,11 +148,11 @@ class LogFacts:
 
 def facts(source: Path | str | BinaryIO, *, salvage: bool = False) -> LogFacts:
     """Read a log once and say what is in it."""
-    seen = _Seen()
+    collector = FactsCollector()
     with LogReader(source, salvage=salvage) as reader:
         for record in reader:
-            seen.take(record)
-        return seen.conclude(reader)
+            collector.take(record)
+        return collector.conclude(reader)
 
 
 class _Tree:
@@ -163,51 +163,43 @@ class _Tree:
 
     def __init__(self) -> None:
         self._texts: dict[tuple[str, ...], bytes | None] = {}
-        # A program sets the same keys in every row: what matters is the last value of each, applied now and then.
-        self._pending: dict[bytes, bytes] = {}
-        self._pending_bytes = 0
-        self._paths: dict[bytes, tuple[str, ...]] = {}
-        self._ambiguous = False
+        # A program sets the same keys in every row. Messages one behind the other are one message with the updates of
+        # all: they are read together, and what matters is the last value of each key.
+        self._waiting: list[bytes] = []
+        self._waiting_bytes = 0
         self._bytes = 0
         self.clipped = False
+        self.malformed = 0
 
     def take(self, buf: bytes, start: int, end: int) -> None:
-        """Apply a message with `update = 1` and `remove = 2`."""
-        plain, stop = plain_items(buf, start, end)
-        if stop == end and not self._ambiguous:
-            self._pending.update(plain)
-            self._pending_bytes += end - start
-            if len(self._pending) != len(self._paths):
-                self._admit()
-            if self._pending_bytes > _MAX_PENDING_BYTES:
-                self.apply()
-            return
-        self.apply()
-        for number in (1, 2):
-            ends = iter(messages(buf, start, end, number))
-            for item_start in ends:
-                path, json_text, _ = split_item(buf, item_start, next(ends))
-                self._set(_bounded(path), (json_text or b"") if number == 1 else None)
-
-    def _admit(self) -> None:
-        """Read the keys that are new in `pending`. Where one is a part of another, the order of changes matters."""
-        known = set(self._paths.values())
-        for key in self._pending.keys() - self._paths.keys():
-            path = _bounded(key_path(key))
-            self._paths[key] = path
-            known.add(path)
-        inner = {path[:length] for path in known for length in range(1, len(path))}
-        self._ambiguous = not inner.isdisjoint(known) or len(known) > _MAX_PENDING_KEYS
-        if self._ambiguous:
+        """Apply a message with `update = 1` and `remove = 2`, now or later."""
+        self._waiting.append(buf[start:end])
+        self._waiting_bytes += end - start
+        if self._waiting_bytes > _MAX_WAITING_BYTES:
             self.apply()
 
     def apply(self) -> None:
-        """Take what is pending into the tree."""
-        for key, value in self._pending.items():
-            self._set(self._paths[key], value)
-        self._pending.clear()
-        self._paths.clear()
-        self._pending_bytes = 0
+        """Take what waits into the tree."""
+        waiting, self._waiting, self._waiting_bytes = self._waiting, [], 0
+        message = b"".join(waiting)
+        plain, stop = plain_items(message, 0, len(message))
+        paths = [_bounded(key_path(key)) for key in plain]
+        if stop == len(message) and _independent(paths):
+            for path, value in zip(paths, plain.values(), strict=True):
+                self._set(path, value)
+        else:
+            for each in waiting:
+                try:
+                    self._apply_one(each)
+                except WireError:
+                    self.malformed += 1
+
+    def _apply_one(self, message: bytes) -> None:
+        for number in (1, 2):
+            ends = iter(messages(message, 0, len(message), number))
+            for start in ends:
+                path, json_text, _ = split_item(message, start, next(ends))
+                self._set(_bounded(path), (json_text or b"") if number == 1 else None)
 
     def _set(self, path: tuple[str, ...], value: bytes | None) -> None:
         if value is not None and path in self._texts:  # the common case: another value, of about the same size
@@ -245,13 +237,24 @@ class _Tree:
         return root
 
 
+def _independent(paths: Sequence[tuple[str, ...]]) -> bool:
+    """Whether no path is a part of another, or the same: then the order of changes does not matter."""
+    known = set(paths)
+    return len(known) == len(paths) and not any(
+        path[:length] in known for path in paths for length in range(1, len(path))
+    )
+
+
 def _bounded(path: tuple[str, ...]) -> tuple[str, ...]:
     return path if len(path) <= _MAX_DEPTH else (*path[:_MAX_DEPTH], ".".join(path[_MAX_DEPTH:]))
 
 
 @dataclass
-class _Seen:
-    kinds: Counter[int] = field(default_factory=Counter)
+class FactsCollector:
+    """`facts` for somebody who reads the records for other ends too: `take` each, then `conclude`."""
+
+    kinds: list[int] = field(default_factory=lambda: [0] * (_KNOWN_KINDS + 1))
+    """How many records of each kind; the last element counts the unknown ones."""
     malformed: int = 0
     run: dict[int, str] = field(default_factory=dict)
     tags: list[str] = field(default_factory=list)
@@ -280,19 +283,33 @@ class _Seen:
     clipped: set[str] = field(default_factory=set)
 
     def take(self, record: Record) -> None:
-        kind = int(record.kind)
-        self.kinds[kind if kind < 128 else _UNKNOWN_KIND] += 1
-        take = _TAKE.get(record.kind)
+        kind = record.kind if record.kind < _KNOWN_KINDS else _UNKNOWN_KIND
+        self.kinds[kind] += 1
+        if kind == _SUMMARY and record.content_at:  # two of three records of a log
+            self.summary.take(record.payload, record.content_at, len(record.payload))
+            return
+        take = _TAKE[kind]
         if take is not None:
             try:
                 take(self, record)
             except WireError:
                 self.malformed += 1
 
-    def take_history(self, record: Record) -> None:
+    def _take_history(self, record: Record) -> None:
         step = read_step_of(record)
         if step is None:
             raise WireError("history without a step")
+        self._take_step(step)
+
+    def take_row(self, step: int | None) -> None:
+        """The same as `take` for a history record of which the step was read already."""
+        self.kinds[RecordKind.HISTORY] += 1
+        if step is None:
+            self.malformed += 1
+        else:
+            self._take_step(step)
+
+    def _take_step(self, step: int) -> None:
         self.rows += 1
         if self.first_step is None:
             self.first_step = step
@@ -300,13 +317,13 @@ class _Seen:
             self.steps_increase = False
         self.last_step = step
 
-    def take_summary(self, record: Record) -> None:
+    def _take_summary(self, record: Record) -> None:
         self.summary.take(record.payload, *content(record))
 
-    def take_config(self, record: Record) -> None:
+    def _take_config(self, record: Record) -> None:
         self.config.take(record.payload, *content(record))
 
-    def take_run(self, record: Record) -> None:
+    def _take_run(self, record: Record) -> None:
         buf = record.payload
         tags: list[str] = []
         for each in fields(buf, *content(record)):
@@ -334,7 +351,7 @@ class _Seen:
         self.tags = tags
         self.clock_s = self.start_time_s or 0.0
 
-    def take_telemetry(self, record: Record) -> None:
+    def _take_telemetry(self, record: Record) -> None:
         self._take_telemetry_message(record.payload, *content(record))
 
     def _take_telemetry_message(self, buf: bytes, start: int, end: int) -> None:
@@ -344,12 +361,12 @@ class _Seen:
             elif each.number == 5:
                 self.wandb_version = _short(text(buf, each))
 
-    def take_environment(self, record: Record) -> None:
+    def _take_environment(self, record: Record) -> None:
         for each in fields(record.payload, *content(record)):
             if each.number == 12:
                 self.host = _short(text(record.payload, each))
 
-    def take_exit(self, record: Record) -> None:
+    def _take_exit(self, record: Record) -> None:
         code = runtime = 0
         not_complete = False
         for each in fields(record.payload, *content(record)):
@@ -361,18 +378,18 @@ class _Seen:
                 not_complete = bool(integer(record.payload, each))
         self.exit_code, self.runtime_s, self.exit_not_complete = code, runtime, not_complete
 
-    def take_files(self, record: Record) -> None:
+    def _take_files(self, record: Record) -> None:
         buf = record.payload
         for each in fields(buf, *content(record)):
             if each.number == 1:
                 named = _read_file(buf, each.start, require_message(each).end)
                 self._keep("files", self.files, named.path, named)
 
-    def take_metric(self, record: Record) -> None:
+    def _take_metric(self, record: Record) -> None:
         metric = _read_metric(record)
         self._keep("metrics", self.metrics, metric.name, metric)
 
-    def take_artifact(self, record: Record) -> None:
+    def _take_artifact(self, record: Record) -> None:
         artifact = read_artifact(record)
         if artifact is None:
             raise WireError("no artifact")
@@ -393,11 +410,11 @@ class _Seen:
         if self._room("artifacts", len(self.artifacts), text_bytes):
             self.artifacts.append(named)
 
-    def take_alert(self, record: Record) -> None:
+    def _take_alert(self, record: Record) -> None:
         if len(self.alert_times_s) < 1000:
             self.alert_times_s.append(self.clock_s)
 
-    def take_time(self, record: Record) -> None:
+    def _take_time(self, record: Record) -> None:
         for each in fields(record.payload, *content(record)):
             if each.number == 2:
                 self.clock_s = max(self.clock_s, _timestamp(record.payload, each))
@@ -423,9 +440,9 @@ class _Seen:
         return LogFacts(
             ending=reader.ending,
             good_bytes=reader.good_bytes,
-            records=sum(self.kinds.values()),
-            malformed_records=self.malformed,
-            records_by_kind=dict(self.kinds),
+            records=sum(self.kinds),
+            malformed_records=self.malformed + self.config.malformed + self.summary.malformed,
+            records_by_kind=_by_kind(self.kinds),
             num_gaps=tuple(reader.num_gaps),
             missing_records=reader.missing_records,
             damage=tuple(reader.damage),
@@ -467,21 +484,27 @@ class _Seen:
         )
 
 
-_TAKE: dict[int, Callable[[_Seen, Record], None]] = {
-    RecordKind.HISTORY: _Seen.take_history,
-    RecordKind.SUMMARY: _Seen.take_summary,
-    RecordKind.CONFIG: _Seen.take_config,
-    RecordKind.RUN: _Seen.take_run,
-    RecordKind.TELEMETRY: _Seen.take_telemetry,
-    RecordKind.ENVIRONMENT: _Seen.take_environment,
-    RecordKind.EXIT: _Seen.take_exit,
-    RecordKind.FILES: _Seen.take_files,
-    RecordKind.METRIC: _Seen.take_metric,
-    RecordKind.ARTIFACT: _Seen.take_artifact,
-    RecordKind.ALERT: _Seen.take_alert,
-    RecordKind.STATS: _Seen.take_time,
-    RecordKind.OUTPUT_RAW: _Seen.take_time,
+_TAKERS: dict[int, Callable[[FactsCollector, Record], None]] = {
+    RecordKind.HISTORY: FactsCollector._take_history,
+    RecordKind.SUMMARY: FactsCollector._take_summary,
+    RecordKind.CONFIG: FactsCollector._take_config,
+    RecordKind.RUN: FactsCollector._take_run,
+    RecordKind.TELEMETRY: FactsCollector._take_telemetry,
+    RecordKind.ENVIRONMENT: FactsCollector._take_environment,
+    RecordKind.EXIT: FactsCollector._take_exit,
+    RecordKind.FILES: FactsCollector._take_files,
+    RecordKind.METRIC: FactsCollector._take_metric,
+    RecordKind.ARTIFACT: FactsCollector._take_artifact,
+    RecordKind.ALERT: FactsCollector._take_alert,
+    RecordKind.STATS: FactsCollector._take_time,
+    RecordKind.OUTPUT_RAW: FactsCollector._take_time,
 }
+_TAKE = [_TAKERS.get(kind) for kind in range(_KNOWN_KINDS)] + [None]
+
+
+def _by_kind(counts: list[int]) -> dict[int, int]:
+    found = {kind: count for kind, count in enumerate(counts[:_UNKNOWN_KIND]) if count}
+    return {**found, _UNKNOWN_KIND: counts[_UNKNOWN_KIND]} if counts[_UNKNOWN_KIND] else found
 
 
 def _read_file(buf: bytes, start: int, end: int) -> NamedFile:

@@ -22,6 +22,7 @@ import struct
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import BinaryIO, NamedTuple
@@ -37,10 +38,12 @@ MAX_RECORD_BYTES = 256 * 1024 * 1024
 """Larger records are damage of cause *too large*: no server takes them, and a hostile log must not fill memory."""
 
 _FULL, _FIRST, _MIDDLE, _LAST = 1, 2, 3, 4
+_CRC_OF_TYPE = tuple(crc32(bytes((number,))) for number in range(256))
 _CHUNK = struct.Struct("<IHB")
 _CHUNK_START = struct.Struct("<IH")
 _RECORD_START = re.compile(rb"[\x01\x02]")  # the type byte of a chunk with which a record begins
 _BUFFER_BYTES = 32 * BLOCK_BYTES
+_RUN, _EXIT = int(RecordKind.RUN), int(RecordKind.EXIT)
 _MAX_LISTED = 1000
 _PROBE_BYTES_PER_BLOCK = 8 * 1024 * 1024  # CRC work that the search for the next whole chunk may spend in one block
 
@@ -102,12 +105,11 @@ class NumGap:
 
 
 class _Piece(NamedTuple):
-    """What one stretch of a block holds: whole chunks as (type, start, stop) in `buffer`, then perhaps a fault."""
+    """What one stretch of a block holds: whole chunks as (type, start, data), then perhaps a fault."""
 
-    buffer: bytes
     base: int
-    """Place of the buffer's first byte in the file."""
-    chunks: list[tuple[int, int, int]]
+    """Place in the file from which the starts of chunks are counted."""
+    chunks: list[tuple[int, int, bytes]]
     fault_at: int = 0
     fault: Cause | None = None
 
@@ -153,7 +155,6 @@ class LogReader:
         self._first_fault: Cause | None = None
         self._expected_num = 1
         self._run_seen = False
-        self._last_kind: RecordKind | int = RecordKind.NONE
         self._records = self._read()
 
     def __iter__(self) -> Iterator[Record]:
@@ -179,20 +180,21 @@ class LogReader:
         return self._ending
 
     def _read(self) -> Generator[Record, None, None]:
-        for buffer, base, chunks, fault_at, fault in _pieces(self._fetch):
+        record = partial(tuple.__new__, Record)  # a record for each of millions: without the detour of a NamedTuple
+        kind: RecordKind | int = RecordKind.NONE
+        for base, chunks, fault_at, fault in _pieces(self._fetch):
             # The hot path: everything rare is a method of its own.
             if chunks and self._fault_at is not None and not self._salvage:
                 break  # the tail that looked torn is damage: something whole follows it
-            for chunk_type, start, stop in chunks:
+            for chunk_type, start, data in chunks:
                 offset = base + start
-                data = buffer[start + CHUNK_HEADER_BYTES : stop]
                 payload: bytes | None = data
                 if chunk_type != _FULL or self._pending is not None:
                     payload = self._assemble(chunk_type, offset, data)
                     offset = self._pending_start
                 if payload is not None:
                     try:
-                        kind, num = classify(payload)
+                        kind, num, content_at = classify(payload)
                     except WireError:
                         self._fail(offset, Cause.NOT_A_RECORD)
                     else:
@@ -202,12 +204,11 @@ class LogReader:
                             self._expected_num += 1
                         else:
                             self._note_num(num)
-                        if kind == RecordKind.RUN:
+                        if kind == _RUN:
                             self._run_seen = True
-                        self._last_kind = kind
                         if self._first_fault is None:
-                            self.good_bytes = base + stop
-                        yield Record(kind, num, payload, offset)
+                            self.good_bytes = base + start + CHUNK_HEADER_BYTES + len(data)
+                        yield record((kind, num, payload, offset, content_at))
                 if self._fault_at is not None and not self._salvage:
                     break
             if fault is not None:
@@ -215,8 +216,8 @@ class LogReader:
             if self._fault_at is not None and not self._salvage and self._fault not in _PERHAPS_TORN:
                 break
         else:
-            self._ending = self._conclude(at_end=True)
-        self._ending = self._ending or self._conclude(at_end=False)
+            self._ending = self._conclude(at_end=True, last_kind=kind)
+        self._ending = self._ending or self._conclude(at_end=False, last_kind=kind)
         if self._opened:
             self._opened.close()
 
@@ -279,13 +280,13 @@ class LogReader:
             self.num_gaps.append(NumGap(self._expected_num, num - 1))
         self._expected_num = num + 1
 
-    def _conclude(self, *, at_end: bool) -> Ending:
+    def _conclude(self, *, at_end: bool, last_kind: int) -> Ending:
         if at_end and self._pending is not None:
             self._fail(self._pending_start, Cause.INCOMPLETE)
         torn = at_end and self._fault_at is not None and self._fault in _PERHAPS_TORN
         if self._salvage and self._fault_at is not None and not torn:
             self._heal(self._read_bytes)
-        kind = self._ending_kind(at_end=at_end, torn=torn)
+        kind = self._ending_kind(at_end=at_end, torn=torn, last_kind=last_kind)
         cause = self._first_fault
         if kind is EndingKind.VOID and cause is None:
             cause = Cause.EMPTY if self._read_bytes <= len(HEADER) else Cause.NO_RUN
@@ -293,14 +294,14 @@ class LogReader:
             cause = Cause.FRAMING
         return Ending(kind, self.good_bytes, cause)
 
-    def _ending_kind(self, *, at_end: bool, torn: bool) -> EndingKind:
+    def _ending_kind(self, *, at_end: bool, torn: bool, last_kind: int) -> EndingKind:
         if not self._run_seen and (at_end or self._first_fault is Cause.NOT_A_LOG):
             return EndingKind.VOID
         if self.damage or (self._fault_at is not None and not torn):
             return EndingKind.DAMAGED
         if torn:
             return EndingKind.TORN
-        return EndingKind.FINISHED if self._last_kind == RecordKind.EXIT else EndingKind.CLEAN
+        return EndingKind.FINISHED if last_kind == _EXIT else EndingKind.CLEAN
 
 
 def _pieces(fetch: Callable[[], bytes]) -> Iterator[_Piece]:
@@ -310,30 +311,32 @@ def _pieces(fetch: Callable[[], bytes]) -> Iterator[_Piece]:
         return
     if not buffer.startswith(HEADER):
         begins = _is_whole_chunk(buffer, pos, min(len(buffer), BLOCK_BYTES))
-        yield _Piece(buffer, 0, [], 0, Cause.HEADER if begins else Cause.NOT_A_LOG)
+        yield _Piece(0, [], 0, Cause.HEADER if begins else Cause.NOT_A_LOG)
     while buffer:
         while pos < len(buffer):
             room = (pos // BLOCK_BYTES + 1) * BLOCK_BYTES
             block_stop = min(len(buffer), room)
             chunks, pos = _whole_chunks(buffer, pos, block_stop)
             fault = _diagnose(buffer, pos, block_stop, room)
-            yield _Piece(buffer, base, chunks, base + pos, fault)
+            yield _Piece(base, chunks, base + pos, fault)
             pos = block_stop if fault is None else _resume_at(buffer, pos, block_stop)
         base += len(buffer)
         buffer, pos = fetch(), 0
 
 
-def _whole_chunks(buffer: bytes, pos: int, block_stop: int) -> tuple[list[tuple[int, int, int]], int]:
+def _whole_chunks(buffer: bytes, pos: int, block_stop: int) -> tuple[list[tuple[int, int, bytes]], int]:
     """The whole chunks of a block from `pos` on, and where they end."""
-    chunks = []
+    chunks: list[tuple[int, int, bytes]] = []
     unpack = _CHUNK.unpack_from
+    crc_of_type = _CRC_OF_TYPE
     last_header = block_stop - CHUNK_HEADER_BYTES
     while pos <= last_header:
         crc, length, chunk_type = unpack(buffer, pos)
+        data = buffer[pos + CHUNK_HEADER_BYTES : pos + CHUNK_HEADER_BYTES + length]
         stop = pos + CHUNK_HEADER_BYTES + length
-        if stop > block_stop or crc32(buffer[pos + 6 : stop]) != crc or not _FULL <= chunk_type <= _LAST:
+        if stop > block_stop or crc32(data, crc_of_type[chunk_type]) != crc or not _FULL <= chunk_type <= _LAST:
             break
-        chunks.append((chunk_type, pos, stop))
+        chunks.append((chunk_type, pos, data))
         pos = stop
     return chunks, pos
 

@@ -10,12 +10,15 @@ Fails with `WireError` (bytes are no item).
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from functools import lru_cache
 from json.scanner import make_scanner
 
 from wandb_spool.spool.log.wire import Field, double, fields, integer, text, zigzag
 
 MAX_JSON_BYTES = 16 * 1024 * 1024
 
+_ITEM_TAG = 0x0A  # field 1, length-delimited
 _KEY, _NESTED_KEY, _VALUE_JSON = 1, 2, 16
 _NONE, _BOOLEAN, _INTEGER, _NUMBER, _TEXT, _JSON = 3, 4, 5, 6, 7, 8
 
@@ -40,6 +43,24 @@ def parse_json(value: bytes | str) -> object:
         return _parse_with_white_space(plain)
     except (ValueError, RecursionError):
         return plain
+
+
+def parse_all(texts: Collection[bytes]) -> list[object]:
+    """`parse_json` of each; one call for all of them where no text has a comma.
+
+    With as many commas as separators and as many values as texts, every comma is a separator: then each text is one
+    value, and none begins what another one ends.
+    """
+    joined = b",".join(texts)
+    if joined.count(b",") == len(texts) - 1:
+        try:
+            plain = "[" + str(joined, "utf-8") + "]"
+            found, end = _scan(plain, 0)
+            if end == len(plain) and len(found) == len(texts):
+                return list(found)
+        except (StopIteration, ValueError, RecursionError):
+            pass  # one of them is no JSON; which one is found out one by one
+    return [parse_json(text) for text in texts]
 
 
 def _parse_with_white_space(plain: str) -> object:
@@ -79,52 +100,86 @@ def _split_any_item(buf: bytes, start: int, end: int, typed: bool) -> Item:
     return tuple(path) or (key,), json_text, value
 
 
-def plain_items(buf: bytes, start: int, end: int) -> tuple[list[tuple[bytes, bytes]], int]:
-    """The items of the one common shape at the beginning of a message: encoded key and JSON text of each, and where
-    they end. An encoded key is the same for the same key; `key_path` reads it. What is left is for `split_item`.
+_VALUE_TAG = b"\x82\x01"  # field 16, length-delimited: what stands between a key and its value
 
-    This loop decides how fast a whole history is read: it makes one pair an item, and nothing else.
+# What stands before a value (the item's tag and size, and its key) says how long the value is. So a head, once read,
+# gives the encoded key, the first byte of the value's length, and where the value begins and ends. A program logs the
+# same keys with values of a few lengths.
+_Head = tuple[bytes, int, int, int]
+_heads: dict[bytes, _Head] = {}
+_MAX_HEADS = 16_384
+_MAX_PLAIN_BYTES = 2 * 1024 * 1024  # beyond it the cuts would take memory: the careful walk takes none
+_MAX_HEAD_BYTES = 1024
+
+
+def plain_items(buf: bytes, start: int, end: int) -> tuple[dict[bytes, bytes], int]:
+    """The items of the one common shape at the beginning of a message: the JSON text of each by its encoded key, and
+    where they end. An encoded key is the same for the same key; `key_path` reads it. What is left is for `split_item`.
+
+    This loop decides how fast a whole history is read. It cuts the message at every value's tag and believes no cut:
+    each value has the length that its head says, so a tag inside a value or a key ends the plain items.
     """
-    items: list[tuple[bytes, bytes]] = []
-    append = items.append
-    pos = start
-    try:
-        while pos < end and buf[pos] == 0x0A:
-            size = buf[pos + 1]
-            key = pos + 2
-            if size >= 0x80:
-                size += (buf[key] << 7) - 0x80
-                if size >= 0x4000:
-                    break
-                key += 1
-            stop = key + size
-            key_stop = key
-            tag = buf[key]
-            while tag == 0x12 or tag == 0x0A:
-                length = buf[key_stop + 1]
-                if length >= 0x80:
-                    return items, pos
-                key_stop += 2 + length
-                tag = buf[key_stop]
-            if tag != 0x82 or buf[key_stop + 1] != 1:
-                break
-            value = key_stop + 3
-            length = buf[key_stop + 2]
-            if length >= 0x80:
-                length += (buf[value] << 7) - 0x80
-                value += 1
-            if value + length != stop or stop > end:
-                break
-            append((buf[key:key_stop], buf[value:stop]))
-            pos = stop
-    except IndexError:
-        pass  # cut off: the careful walk says what is wrong
-    return items, pos
+    if end - start > _MAX_PLAIN_BYTES:
+        return {}, start
+    found: dict[bytes, bytes] = {}
+    heads = _heads
+    parts = buf[start:end].split(_VALUE_TAG)
+    head = parts[0]
+    del parts[0]
+    done = 0
+    for part in parts:
+        known = heads.get(head) or _learn(head)
+        if known is None:
+            break
+        key, low, begin, stop = known
+        if len(part) < stop or part[0] != low or (begin == 2 and part[1] != (stop - 2) >> 7):
+            break
+        found[key] = part[begin:stop]
+        head = part[stop:]
+        done += 1
+    return found, end - len(head) - sum(len(part) + len(_VALUE_TAG) for part in parts[done:])
+
+
+def _learn(head: bytes) -> _Head | None:
+    """What stands before a value, read and remembered; None when it is no short plain head."""
+    if not 2 <= len(head) <= _MAX_HEAD_BYTES or head[0] != _ITEM_TAG:
+        return None
+    size, start = head[1], 2
+    if size >= 0x80:
+        if len(head) == 2 or head[2] >= 0x80:
+            return None
+        size, start = size + (head[2] << 7) - 0x80, 3
+    key = _plain_key(head[start:])
+    rest = size - len(head) + start - len(_VALUE_TAG)  # the value and its length
+    begin = 1 if rest <= 0x80 else 2
+    length = rest - begin
+    if key is None or length < 0 or (begin == 2 and length < 0x80):
+        return None
+    if len(_heads) >= _MAX_HEADS:
+        _heads.clear()
+    found = _heads[head] = (key, length & 0x7F | (begin - 1) << 7, begin, rest)
+    return found
+
+
+def _plain_key(key: bytes) -> bytes | None:
+    """`nested_key` fields as they are, a lone `key` as a `nested_key`: one path, one encoding. None for other keys."""
+    if len(key) > 1 and key[0] == 0x0A and key[1] < 0x80 and len(key) == 2 + key[1]:
+        return b"\x12" + key[1:]
+    pos = 0
+    while pos + 1 < len(key) and key[pos] == 0x12 and key[pos + 1] < 0x80:
+        pos += 2 + key[pos + 1]
+    return key if pos == len(key) > 0 else None
 
 
 def key_path(encoded_key: bytes) -> tuple[str, ...]:
     """The parts of a key that `plain_items` gave."""
     return _split_any_item(encoded_key, 0, len(encoded_key), False)[0]
+
+
+@lru_cache(maxsize=_MAX_HEADS)
+def key_name(encoded_key: bytes) -> str:
+    """The key as one text, its parts joined by dots."""
+    return ".".join(key_path(encoded_key))
 
 
 def item_value(buf: bytes, json_text: bytes | None, typed: Field | None) -> object:

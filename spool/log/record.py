@@ -23,6 +23,7 @@ from wandb_spool.spool.log.wire import (
 )
 
 NUM_FIELD = 1
+NUM_TAG = 0x08
 
 
 class RecordKind(IntEnum):
@@ -68,34 +69,36 @@ class Record(NamedTuple):
     num: int
     payload: bytes
     offset: int
+    content_at: int = 0
+    """Where its content begins, when it goes on to the end of the payload; 0 where nobody looked yet."""
 
     def with_payload(self, payload: bytes) -> Record:
-        kind, num = classify(payload)
-        return Record(kind, num, payload, self.offset)
+        kind, num, content_at = classify(payload)
+        return Record(kind, num, payload, self.offset, content_at)
 
     def with_num(self, num: int) -> Record:
-        return Record(self.kind, num, set_fields(self.payload, {NUM_FIELD: integer_field(NUM_FIELD, num)}), self.offset)
+        return self.with_payload(set_fields(self.payload, {NUM_FIELD: integer_field(NUM_FIELD, num)}))
 
 
-def classify(payload: bytes) -> tuple[RecordKind | int, int]:
-    """Kind and sequence number of a record."""
+def classify(payload: bytes) -> tuple[RecordKind | int, int, int]:
+    """Kind, sequence number and `content_at` of a record."""
     # The common shape, `num` and then one small content field up to the end, decides how fast a log is scanned.
     size = len(payload)
-    if size > 6 and payload[0] == 0x08:
-        num = payload[1]
-        pos = 2
+    if size > 8 and payload[0] == NUM_TAG:
+        num, pos = payload[1], 2
         if num >= 0x80:
+            num, pos, shift = num & 0x7F, 3, 7
             byte = payload[2]
-            num = num & 0x7F | (byte & 0x7F) << 7
-            pos = 3
+            while byte >= 0x80 and pos < 6:
+                num |= (byte & 0x7F) << shift
+                shift += 7
+                byte = payload[pos]
+                pos += 1
+            num |= byte << shift
             if byte >= 0x80:
-                byte = payload[3]
-                num |= (byte & 0x7F) << 14
-                pos = 4
-                if byte >= 0x80:
-                    return _classify_slowly(payload)
+                return _classify_slowly(payload)
         tag = payload[pos]
-        if tag < 0x80 and tag & 7 == LENGTH and pos + 3 < size:
+        if 0x0A < tag < 0x80 and tag & 7 == LENGTH and pos + 3 < size:
             length = payload[pos + 1]
             pos += 2
             if length >= 0x80:
@@ -104,36 +107,26 @@ def classify(payload: bytes) -> tuple[RecordKind | int, int]:
                 pos += 1
                 if byte >= 0x80:
                     return _classify_slowly(payload)
-            if pos + length == size and tag > 0x0A:
-                return _KINDS[tag >> 3], num
+            if pos + length == size:
+                return _KINDS[tag >> 3], num, pos
     return _classify_slowly(payload)
 
 
-def _classify_slowly(payload: bytes) -> tuple[RecordKind | int, int]:
+def _classify_slowly(payload: bytes) -> tuple[RecordKind | int, int, int]:
     num = kind = 0
     for field in fields(payload, 0, len(payload)):
         if field.number == NUM_FIELD:
             num = integer(payload, field)
         elif field.number not in _BESIDES:
             kind = field.number
-    return (_KINDS[kind] if kind < 128 else kind), num
+    return (_KINDS[kind] if kind < 128 else kind), num, 0
 
 
 def content(record: Record) -> tuple[int, int]:
     """Where the record's content message lies in its payload."""
     payload, kind = record.payload, int(record.kind)
-    size = len(payload)
-    if size > 6 and payload[0] == 0x08 and 0 < kind < 16:
-        # The common shape, as in `classify`: `num`, then the content up to the end.
-        pos = 2 if payload[1] < 0x80 else 3 if payload[2] < 0x80 else 4 if payload[3] < 0x80 else size
-        if pos + 2 < size and payload[pos] == kind << 3 | LENGTH:
-            length = payload[pos + 1]
-            pos += 2
-            if length >= 0x80:
-                length += (payload[pos] << 7) - 0x80
-                pos += 1
-            if pos + length == size and length < 0x4000:
-                return pos, size
+    if record.content_at:
+        return record.content_at, len(payload)
     if 0 < kind < 16:
         places = messages(payload, 0, len(payload), kind)
         if places:

@@ -18,11 +18,20 @@ from typing import BinaryIO, NamedTuple
 
 from wandb_spool.spool.log.canonical import KeyRoom, digest_of, unnested, value_digest
 from wandb_spool.spool.log.framing import LogReader
-from wandb_spool.spool.log.items import item_value, parse_json, read_step, split_item
+from wandb_spool.spool.log.items import (
+    item_value,
+    key_name,
+    parse_all,
+    parse_json,
+    plain_items,
+    read_step,
+    split_item,
+)
 from wandb_spool.spool.log.record import Record, RecordKind, content
 from wandb_spool.spool.log.wire import WireError, messages
 
 _ITEM, _STEP = 1, 2
+_STEP_TAG = 0x12
 _STEP_PATH = ("_step",)
 
 MAX_ROW_BYTES = 16 * 1024 * 1024
@@ -50,6 +59,34 @@ def rows(source: Path | str | BinaryIO, *, salvage: bool = False) -> Iterator[Ro
 
 def read_row(record: Record) -> Row | None:
     """The row in a history record; None when it has no step."""
+    raw = plain_row(record)
+    if raw is not None:
+        step, texts = raw
+        values = dict(zip(map(key_name, texts), parse_all(texts.values()), strict=True))
+        if len(values) == len(texts):
+            values.pop("_step", None)
+            return Row(step, _flat(values), value_digest(values), record.num)
+    return _read_carefully(record)
+
+
+def plain_row(record: Record) -> tuple[int, dict[bytes, bytes]] | None:
+    """Step, and the JSON text of each value by its encoded key, of a row of the one common shape: small plain items,
+    then the step. `_step` may stand among the values too. None for every other shape."""
+    buf = record.payload
+    if len(buf) > MAX_ROW_BYTES:
+        return None
+    try:
+        start, end = content(record)
+        texts, stop = plain_items(buf, start, end)
+        # Behind the items wandb writes the step: field 2, a message of one number.
+        if stop + 2 <= end and buf[stop] == _STEP_TAG and stop + 2 + buf[stop + 1] == end:
+            return read_step(buf, stop + 2, end), texts
+    except WireError:
+        pass  # the careful walk says what is wrong
+    return None
+
+
+def _read_carefully(record: Record) -> Row | None:
     members: dict[tuple[str, ...], object] | None = None
     step: int | None = None
     if len(record.payload) <= MAX_ROW_BYTES:
@@ -62,7 +99,9 @@ def read_row(record: Record) -> Row | None:
         return None if step is None else Row(step, {}, sha256(record.payload).digest(), record.num)
     if step is None:
         return None
-    values = {path[0] if len(path) == 1 else ".".join(path): value for path, value in members.items()}
+    values: dict[str, object] = {
+        path[0] if len(path) == 1 else ".".join(path): value for path, value in members.items()
+    }
     if len(values) == len(members):
         digest = value_digest(values)
     else:
