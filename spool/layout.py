@@ -73,6 +73,10 @@ class SpoolPaths:
         return self.root / "leases"
 
     @property
+    def repairs(self) -> Path:
+        return self.root / "repairs"
+
+    @property
     def edits(self) -> Path:
         return self.root / "edits"
 

@@ -23,6 +23,7 @@ from .launches import Launch
 from .layout import FORMAT, original_name
 from .queue import Place, Spool
 from .receipts import append_receipt, read_receipts
+from .repairs import marks
 from .states import WAITING, State
 
 TOMBSTONES = "pruned"
@@ -47,11 +48,14 @@ def candidates(
     waiting = list(_entries(spool, WAITING))
     paths = {entry.path for entry in waiting}
     runs = {_run(entry) for entry in waiting}
+    undone = {name for mark in marks(spool) for name in mark.delivered}
     found: list[Candidate] = []
     for entry in delivered:
         directory = entry.run_directory(spool.root)
         if entry.path not in {item.entry.path for item in found} and directory.is_dir():
             needed = "an undelivered entry needs it" if entry.path in paths or _run(entry) in runs else None
+            if entry.name in undone:
+                needed = "a push that was cut may have undone it"
             kept = needed or _unproven(entry, now, older_than_s, rehearsal)
             found.append(Candidate(entry, size_bytes(directory), kept))
     return found

@@ -12,6 +12,7 @@ from __future__ import annotations
 import hashlib
 import os
 import pwd
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,16 @@ def private_copy(launch: Path, manifest: Manifest, target: Path, tick: Callable[
         if item.kind != "debug":
             tick()
             _copy(launch, item, target / item.path, tick)
+    return target
+
+
+def private_log(launch: Path, manifest: Manifest, directory: Path, tick: Callable[[], None] = lambda: None) -> Path:
+    """A copy of a fragment's log alone, in a directory of its own below `directory`, compared while it is made."""
+    sealed = next((item for item in manifest.files if item.kind == "log"), None)
+    if sealed is None:
+        raise DeliveryError(Failure.DAMAGED, "the manifest lists no log")
+    target = Path(tempfile.mkdtemp(prefix="log-", dir=directory)) / "log"
+    _copy(launch, sealed, target, tick)
     return target
 
 

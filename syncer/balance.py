@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from wandb_spool.spool import alive
 from wandb_spool.spool.configuration import Configuration
@@ -22,10 +24,10 @@ from wandb_spool.spool.trash import freed
 from .destinations import api_key, route
 from .failures import DeliveryError
 from .plan import Known, run_order
-from .runs import chain_of, run_key
+from .runs import chain_of, run_key, set_aside
 from .server import Server
 from .service import open_server
-from .standing import examine, load_chain, look
+from .standing import examine, load_chain, look, settle
 
 
 @dataclass
@@ -157,8 +159,6 @@ def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, 
 
 
 def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> None:
-    from pathlib import Path
-
     note = freed(item.entry)
     if note is not None and item.state is State.DISCARDED:
         _count_freed(note, balance)
@@ -209,9 +209,11 @@ def _ask(
         if entry.target is None:
             raise SpoolError(f"{entry.name} is delivered, and its entry names no target")
         server = _server(entry, configuration, environ, servers)
-        chain = load_chain(spool.root, chain_of(items, entry, entry.target))
-        evidence = examine(spool.root, chain.sealed[chain.index_of(entry)])
-        standing = look(server, entry.target, chain, chain.index_of(entry), evidence, spool.root)
+        with TemporaryDirectory(prefix="wandb-spool-balance-") as private:
+            chain = load_chain(spool.root, chain_of(items, entry, entry.target), Path(private), aside=set_aside(items))
+            index = chain.index_of(entry)
+            evidence = settle(examine(spool.root, chain.sealed[index]), chain, index)
+            standing = look(server, entry.target, chain, index, evidence, spool.root)
     except (DeliveryError, SpoolError, OSError) as error:
         balance.wrong.append(f"{entry.name}: {error}")
         balance.unasked = True

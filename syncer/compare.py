@@ -54,6 +54,8 @@ class Comparison:
     server_rows: int = 0
     doubled: int = 0
     foreign: int = 0
+    unknown: int = 0
+    """Rows of the server whose values are in no fragment here: foreign, in conflict, or of a fragment pruned here."""
     conflicts: list[int] = field(default_factory=list)
     """The first steps in conflict."""
     missing: list[int] = field(default_factory=list)
@@ -132,7 +134,9 @@ def compare(
             held = server.pop(step, ())
             theirs = bool(held) and any(first <= step <= last for first, last in gone)
             _judge(step, candidates, held, theirs, cut_from, comparison)
-        comparison.foreign += sum(len(digests) for digests in server.values())
+        left_over = sum(len(digests) for digests in server.values())
+        comparison.foreign += left_over
+        comparison.unknown += left_over
         begin = end
     return comparison
 
@@ -229,7 +233,9 @@ def _judge(
         else:
             rows.missing += 1
             _list(comparison.missing, step)
-    if wanted is None and winner is None and on_server:
+    if winner is None:
+        comparison.unknown += len(on_server)
+    if wanted is None and winner is None:
         comparison.foreign += len(on_server)
 
 

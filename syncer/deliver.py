@@ -14,15 +14,17 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from pathlib import Path
 
-from wandb_spool.spool import clock
+from wandb_spool.spool import clock, repairs
 from wandb_spool.spool.configuration import Destination, Limits
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import LostRaceError, SpoolError
 from wandb_spool.spool.identity import Identity, current, host_name, start_ticks
 from wandb_spool.spool.layout import target_key
 from wandb_spool.spool.leases import EXPIRES_S, Lease, LeaseWatch, acquire
+from wandb_spool.spool.log import LogReader, Record, RecordKind
 from wandb_spool.spool.queue import Place, Spool
 from wandb_spool.spool.receipts import append_receipt
 from wandb_spool.spool.seal import unsealed_growth
@@ -36,8 +38,20 @@ from .meter import Meter, Phase
 from .plan import jittered_s, next_backoff_s
 from .push import PushResult, Trouble, push
 from .server import Server
-from .standing import Chain, Evidence, Standing, examine, load_chain, look, unread
-from .view import Content, OtherRows, View, build
+from .standing import (
+    Chain,
+    Evidence,
+    Sealed,
+    Standing,
+    check_log,
+    examine,
+    kept_attributes,
+    load_chain,
+    look,
+    settle,
+    unread,
+)  # fmt: skip
+from .view import Content, OtherRows, Settled, View, build
 
 LOOKS_S = (0.05, 0.1, 0.2, 0.4, 0.8, 1.6, 3.0, 5.0)
 """Waits between two looks at a server that may show data late; the last one repeats until patience ends."""
@@ -49,7 +63,7 @@ class Account:
 
     destination: Destination
     base_url: str
-    key: str
+    key: str = field(repr=False)
     server: Server
     entity: str | None
     outages: list[DeliveryError] = field(default_factory=list)
@@ -82,6 +96,8 @@ class Task:
     place: Place
     target: Target
     chain_entries: tuple[Entry, ...]
+    aside: frozenset[str] = frozenset()
+    """Of them those that were set aside."""
 
 
 @dataclass(frozen=True)
@@ -107,6 +123,8 @@ class _Job:
     settled: bool = False
     view: View | None = None
     found: _Found | None = None
+    whole: bool = False
+    """Whether its push writes all lines of the run anew."""
 
     @property
     def known(self) -> _Found:
@@ -125,8 +143,13 @@ class _Found:
 
     @property
     def newest(self) -> bool:
-        """Whether no later fragment of the run is on the server."""
-        return not any(later.entry.receipt for later in self.chain.sealed[self.index + 1 :])
+        return self.chain.is_newest(self.index)
+
+    @property
+    def delivered_before(self) -> tuple[str, ...]:
+        """The entries of the run's other fragments that have a receipt."""
+        others = (sealed for index, sealed in enumerate(self.chain.sealed) if index != self.index)
+        return tuple(sealed.entry.name for sealed in others if sealed.entry.receipt)
 
 
 @dataclass
@@ -150,12 +173,13 @@ class Delivery:
         jobs: list[_Job] = []
         self.circumstances.meter.enter(Phase.CHECKING, len(tasks), self.account.base_url)
         try:
-            for task in tasks:
-                job = self._take(task)
-                if job is not None:
-                    jobs.append(job)
-                    self._guarded(job, self._look_first)
-            self._push_all([job for job in jobs if not job.settled])
+            with _scratch(self.circumstances) as private:
+                for task in tasks:
+                    job = self._take(task)
+                    if job is not None:
+                        jobs.append(job)
+                        self._guarded(job, lambda job: self._look_first(job, private))
+                self._push_all([job for job in jobs if not job.settled])
         finally:
             for job in jobs:
                 self._let_go(job)
@@ -207,7 +231,7 @@ class Delivery:
 
     # -- before the push ---------------------------------------------------------------------------------------------
 
-    def _look_first(self, job: _Job) -> None:
+    def _look_first(self, job: _Job, private: Path) -> None:
         """Step 2, and what can be said without a push."""
         spool = self.circumstances.spool
         if unsealed_growth(spool, job.entry):
@@ -215,7 +239,7 @@ class Delivery:
             return
         spool.rewrite(job.place, job.entry)  # the target is recorded before the first push
         entries = [job.entry if item.name == job.entry.name else item for item in job.task.chain_entries]
-        chain = load_chain(spool.root, entries)
+        chain = load_chain(spool.root, entries, private, self._keeper.tick, aside=job.task.aside)
         try:
             index = chain.index_of(job.entry)
         except StopIteration as error:
@@ -223,7 +247,7 @@ class Delivery:
         sealed = chain.sealed[index]
         if job.entry.manifest_sha256 not in (None, sealed.digest):
             raise DeliveryError(Failure.TAMPERED, "the manifest is not the one that was sealed")
-        evidence = examine(spool.root, sealed, self._keeper.tick)
+        evidence = settle(examine(spool.root, sealed, self._keeper.tick), chain, index)
         job.found = _Found(chain, index, evidence, self._first_look(job, chain, index, evidence))
         self._settle_without_push(job)
 
@@ -244,12 +268,18 @@ class Delivery:
     def _settle_without_push(self, job: _Job) -> None:
         """All is there already, or it can't be mended by sending, or it may only be late."""
         standing = job.known.standing
-        if standing.complete and not _left_running(job):
+        if self._complete(job) and not _left_running(job):
             self._deliver(job, pushed=False)
         elif standing.rows.conflicting:
             raise DeliveryError(Failure.CONFLICT, standing.missing())
-        elif job.entry.extra.get("pushed") is not None and not standing.complete:
+        elif job.entry.extra.get("pushed") is not None and not self._complete(job):
             self._wait_for_late_data(job)
+
+    def _complete(self, job: _Job) -> bool:
+        """Whether the fragment is there, and no other one of its run was undone by a push that wrote the run anew."""
+        standing = job.known.standing
+        undone = standing.undone and repairs.is_marked(self.circumstances.spool, job.task.target)
+        return standing.complete and not undone
 
     def _wait_for_late_data(self, job: _Job) -> None:
         """The last push looked well. Until the limit nothing is sent again; then it counts as a refusal."""
@@ -340,16 +370,19 @@ class Delivery:
         """Step 3."""
         spool, found = self.circumstances.spool, job.known
         send_alerts = _send_alerts(job, self.circumstances)
+        job.whole = _must_be_whole(found, self.account.server, job.task.target)
         content = Content(
             rows=found.standing.rows,
-            others=_other_rows(found, self.account.server, job.task.target, spool.root),
+            whole=job.whole,
+            others=_other_rows(found, spool.root, whole=job.whole, tick=self._keeper.tick),
             run_exists=found.standing.run is not None,
-            newest=found.newest,
-            exit_code=found.chain.exit_code,
+            settled=None if found.newest else _settled(found),
             send_alerts=send_alerts,
             unwanted_files=found.standing.present_files | found.standing.superseded_files,
-            attributes=found.evidence.edit.attributes(found.evidence.facts.tags),
+            attributes=_attributes(found),
         )
+        if job.whole and found.delivered_before and not repairs.is_marked(spool, job.task.target):
+            repairs.mark(spool, job.task.target, job.entry.name, found.delivered_before)
         try:
             directory = Path(tempfile.mkdtemp(prefix="view-", dir=scratch))
             manifest = found.chain.sealed[found.index].manifest
@@ -404,7 +437,7 @@ class Delivery:
         except DeliveryError as error:
             self._unreadable(job, error)
             return None
-        if found.standing.complete:
+        if self._complete(job):
             self._deliver(job, pushed=True)
             return None
         assert job.view is not None
@@ -438,6 +471,8 @@ class Delivery:
         receipt = append_receipt(spool, receipt_of(job.entry, job.task.target, job.known), now_s=now)
         entry = _with_extra(job.entry, pushed=None, alerts=None)
         entry = replace(entry, receipt=receipt, reason=None, mend=None, not_before=None, backoff_s=0.0)
+        if not job.known.standing.undone:
+            repairs.clear(spool, job.task.target)
         spool.move(job.place, State.DELIVERED, entry, why="read back", now_s=now)
         job.settled = True
         rows = job.known.standing.rows
@@ -513,24 +548,92 @@ def _send_alerts(job: _Job, circumstances: Circumstances) -> bool:
     return young and job.entry.extra.get("alerts") is None
 
 
-def _other_rows(found: _Found, server: Server, target: Target, root: Path) -> tuple[OtherRows, ...] | None:
-    """The rows of the run's other fragments, for a server that does not count the lines that it holds; else None.
+def _must_be_whole(found: _Found, server: Server, target: Target) -> bool:
+    """Whether a push has to carry all rows of the run: the server does not count the lines that it holds.
 
-    What was delivered and is gone is sent again: a push of the whole run that was cut short may have replaced it. A run
-    without rows is not resumed either, because the client refuses to resume what is not counted.
+    Then the client writes from the first line on. (A run without rows is not resumed either, because the client refuses
+    to resume what is not counted.) What nobody here could send again must not be replaced.
     """
     standing = found.standing
-    if standing.run is None:
-        return None
-    if standing.comparison.server_rows and server.resumable_lines(target.entity, target.project, target.run_id):
-        return None
+    counted = standing.comparison.server_rows and server.resumable_lines(target.entity, target.project, target.run_id)
+    if standing.run is None or counted:
+        return False
+    if standing.comparison.unknown:
+        raise DeliveryError(
+            Failure.CONFLICT,
+            f"the server holds {standing.comparison.unknown} rows of this run that are not in this spool, and counts no"
+            " lines: a push would replace them",
+        )
+    return True
+
+
+def _other_rows(
+    found: _Found, root: Path, *, whole: bool, tick: Callable[[], None] = lambda: None
+) -> tuple[OtherRows, ...]:
+    """The rows of the run's other fragments that a push has to carry too.
+
+    What was delivered and is gone is sent again, whatever took it; to a server that does not count its lines, also what
+    is there. A log that is not what was sealed is not sent.
+    """
     others: list[OtherRows] = []
     for index, sealed in enumerate(found.chain.sealed):
-        rows = standing.comparison.fragments[index]
-        owed = (rows.present_steps, rows.missing_steps) if sealed.entry.receipt else (rows.present_steps,)
-        if index != found.index and any(owed) and sealed.manifest.log_path is not None:
-            others.append(OtherRows(sealed.entry.launch_directory(root) / sealed.manifest.log_path, owed))
+        rows = found.standing.comparison.fragments[index]
+        steps = tuple(
+            steps
+            for steps, owed in ((rows.present_steps, whole), (rows.missing_steps, bool(sealed.entry.receipt)))
+            if owed and steps
+        )
+        if index == found.index or not steps or sealed.log is None:
+            continue
+        try:
+            check_log(root, sealed, tick)
+        except DeliveryError:
+            if whole and rows.present_steps:
+                raise
+            continue
+        others.append(OtherRows(sealed.log, steps))
     return tuple(others)
+
+
+def _settled(found: _Found) -> Settled:
+    """What the newest fragment says; of one that was pruned here, what the server shows."""
+    own, newest, run = found.evidence.facts, found.evidence.settled, found.standing.run
+    if newest is not None:
+        texts = {name: getattr(newest, name) for name in ("display_name", "group", "job_type", "notes")}
+        attributes: dict[str, object] = {name: text for name, text in texts.items() if text}
+        config, summary = newest.config, newest.summary
+        attributes["tags"] = newest.tags or own.tags
+    else:
+        shown = (run.config if run else None) or {}
+        config = {key: _config_value(value) for key, value in shown.items()}
+        summary = (run.summary if run else None) or {}
+        attributes = {}
+    return Settled(
+        {**own.config, **config},
+        {**own.summary, **summary},
+        attributes,
+        found.chain.exit_code,
+        None if newest is None else _environment(found.chain.newest_after(found.index)),
+    )
+
+
+def _environment(sealed: Sealed | None) -> Record | None:
+    """It stands at the log's begin."""
+    if sealed is None or sealed.log is None:
+        return None
+    with LogReader(sealed.log, salvage=True) as reader:
+        return next((record for record in islice(reader, 100) if record.kind == RecordKind.ENVIRONMENT), None)
+
+
+def _config_value(shown: object) -> object:
+    return shown["value"] if isinstance(shown, dict) and "value" in shown else shown
+
+
+def _attributes(found: _Found) -> dict[str, object]:
+    """What the push says of the run beside its log: what a person changed, here or on the server."""
+    run, facts = found.standing.run, found.evidence.facts
+    kept = {} if run is None else kept_attributes(run, found.chain, found.index, facts)
+    return {**kept, **found.evidence.edit.attributes(kept.get("tags", facts.tags))}
 
 
 def classify(standing: Standing, result: PushResult, trouble: Trouble, marked: bool) -> DeliveryError:

@@ -43,6 +43,11 @@ def chain_of(siblings: Sequence[Known], own: Entry, target: Target) -> tuple[Ent
     return tuple(chosen.values())
 
 
+def set_aside(siblings: Sequence[Known]) -> frozenset[str]:
+    """Entries of which nobody knows whether they will ever be sent: they supersede nothing that could be."""
+    return frozenset(item.entry.name for item in siblings if item.state in (State.HELD, State.QUARANTINED))
+
+
 def _counts(sibling: Known) -> bool:
     skipped = sibling.state in BLOCKING and sibling.entry.extra.get("skipped")
     return sibling.state not in (State.OPEN, State.VOID, State.DISCARDED) and not skipped

@@ -41,7 +41,8 @@ from .failures import DeliveryError, Failure
 from .meter import Meter, Moving
 from .pace import Pace, after_push, after_refusal, batch_runs, load_pace, pause_left_s, rate_wait_s, save_pace
 from .plan import Known, Waiting, candidates, first_of_run
-from .runs import chain_of, run_key
+from .repairing import send_again
+from .runs import chain_of, run_key, set_aside
 from .server import Server
 
 BATCH_RUNS = 32
@@ -181,6 +182,7 @@ def _housekeeping(spool: Spool, options: Options, result: PassResult, tell: Call
             result.recovered += 1
             tell(f"recovered {item.entry}: {item.why}")
     save_observations(spool, observations.seen)
+    send_again(spool, tell)
 
 
 def _told(outcome: Outcome) -> str:
@@ -392,7 +394,7 @@ class _Pass:
             return None
         target = Target(found.destination.name, found.base_url, entity, found.project, found.run_id)
         place = Place(item.entry.name, item.state, str(self._spool.paths.entry(item.state, item.entry.name)))
-        return Task(place, target, chain_of(siblings, item.entry, target))
+        return Task(place, target, chain_of(siblings, item.entry, target), set_aside(siblings))
 
     def _account(self, found: Route) -> Account | DeliveryError:
         """Probe a destination once per pass."""

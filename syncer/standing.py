@@ -9,11 +9,11 @@ import base64
 import glob
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from wandb_spool.spool.capture import open_regular
+from wandb_spool.spool.capture import open_below
 from wandb_spool.spool.edits import Edit, load_edit
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import SpoolError
@@ -21,7 +21,7 @@ from wandb_spool.spool.layout import safe_relative
 from wandb_spool.spool.log import LogFacts, Row, canonical_text, facts, rows, value_digest
 from wandb_spool.spool.manifest import Manifest, SealedFile, read_manifest
 
-from .authors import author
+from .authors import author, is_foreign, private_log
 from .compare import Comparison, FragmentRows, StepDigest, compare, cuts
 from .failures import DeliveryError, Failure
 from .server import RemoteFile, RemoteRun, Server
@@ -38,6 +38,10 @@ class Sealed:
     manifest: Manifest
     digest: str
     """SHA-256 of the manifest as it is now."""
+    log: Path | None = None
+    """What to read as its log: of somebody else's launch a private copy, compared with the manifest."""
+    aside: bool = False
+    """Nobody knows whether it will ever be sent: what the server has of it counts, and it supersedes nothing."""
 
 
 @dataclass(frozen=True)
@@ -47,6 +51,16 @@ class Chain:
     sealed: tuple[Sealed, ...]
     gone: tuple[tuple[int, int], ...] = ()
     """First and last step of delivered fragments that were pruned here."""
+    gone_behind: int = 0
+    """How many of the fragments come before the last one that was pruned here."""
+
+    def newest_after(self, index: int) -> Sealed | None:
+        """The newest fragment behind this one that is on the server and still here."""
+        return next((later for later in reversed(self.sealed[index + 1 :]) if later.entry.receipt), None)
+
+    def is_newest(self, index: int) -> bool:
+        """Whether no later fragment of the run is on the server."""
+        return self.newest_after(index) is None and index >= self.gone_behind
 
     def index_of(self, entry: Entry) -> int:
         return next(index for index, sealed in enumerate(self.sealed) if sealed.entry.name == entry.name)
@@ -73,6 +87,8 @@ class Evidence:
     """Digests of artifacts of which bytes were gone before the seal."""
     edit: Edit = field(default_factory=Edit)
     """What a person changed of the run before its delivery."""
+    settled: LogFacts | None = None
+    """Of the newest fragment that is on the server, where that is a later one: its config and summary stand."""
     author: str = ""
     """Whose launch it is, by the file system."""
 
@@ -94,6 +110,8 @@ class Standing:
     missing_config: tuple[str, ...] = ()
     missing_summary: tuple[str, ...] = ()
     missing_attributes: tuple[str, ...] = ()
+    undone: int = 0
+    """Rows of fragments that were delivered before and are gone from the server."""
 
     @property
     def rows(self) -> FragmentRows:
@@ -124,6 +142,8 @@ class Standing:
         if self.rows.conflicting:
             steps = ", ".join(str(step) for step in self.comparison.conflicts[:_LISTED])
             parts.append(f"{self.rows.conflicting} rows stand there with other values (steps {steps}, …)")
+        if self.undone:
+            parts.append(f"{self.undone} rows of fragments that were delivered before")
         for name, values in (
             ("files", self.missing_files),
             ("artifacts", self.missing_artifacts),
@@ -136,6 +156,14 @@ class Standing:
         return "; ".join(parts)
 
 
+def settle(evidence: Evidence, chain: Chain, index: int) -> Evidence:
+    """The evidence with what a later fragment, which is on the server, says of the run. Raises OSError."""
+    newest = chain.newest_after(index)
+    if newest is None or newest.log is None:
+        return evidence
+    return replace(evidence, settled=facts(newest.log, salvage=True))
+
+
 def examine(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None) -> Evidence:
     """Check every sealed file against the manifest and gather what a read-back compares.
 
@@ -146,9 +174,9 @@ def examine(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None)
     if not sealed.entry.run_directory(root).is_dir():
         raise DeliveryError(Failure.VANISHED, f"the run directory {sealed.entry.path} is gone")
     md5_by_path = {item.path: _check(launch, item, tick) for item in sealed.manifest.files if item.kind != "debug"}
-    if sealed.manifest.log_path is None:
-        raise DeliveryError(Failure.DAMAGED, "the manifest names no log")
-    found = facts(launch / sealed.manifest.log_path, salvage=True)
+    if sealed.log is None:
+        raise DeliveryError(Failure.DAMAGED, "the manifest names no log, or it can't be read")
+    found = facts(sealed.log, salvage=True)
     prefix = PurePosixPath("wandb") / sealed.entry.fragment / "files"
     by_name = {
         PurePosixPath(item.path).relative_to(prefix).as_posix(): item
@@ -168,6 +196,16 @@ def examine(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None)
     )
 
 
+def check_log(root: Path, sealed: Sealed, tick: Callable[[], None] = lambda: None) -> None:
+    """Whether a log is what was sealed, before its rows are sent with another fragment. Raises DeliveryError."""
+    launch = sealed.entry.launch_directory(root)
+    if sealed.log is None or sealed.log != launch / str(sealed.manifest.log_path):
+        return  # a private copy was compared while it was made
+    for item in sealed.manifest.files:
+        if item.kind == "log":
+            _check(launch, item, tick)
+
+
 def _edit(root: Path, entry: Entry) -> Edit:
     try:
         return load_edit(root, entry)
@@ -177,13 +215,12 @@ def _edit(root: Path, entry: Entry) -> Edit:
 
 def _check(launch: Path, item: SealedFile, tick: Callable[[], None]) -> str:
     """Compare one file with its manifest; returns the base64 of its MD5 (what W&B tells of a file)."""
-    path = launch / item.path
     try:
-        fd = open_regular(path)
+        fd = open_below(launch, item.path)
     except FileNotFoundError as error:
         raise DeliveryError(Failure.TAMPERED, f"{item.path} is gone since the seal") from error
     except (ValueError, OSError) as error:
-        if path.is_symlink() or isinstance(error, ValueError):
+        if isinstance(error, (ValueError, NotADirectoryError)):
             raise DeliveryError(Failure.UNSAFE, f"{item.path} is no regular file since the seal") from error
         raise DeliveryError(Failure.INTERRUPTED, f"{item.path} can't be read: {error}") from error
     sha256, md5, size = hashlib.sha256(), hashlib.md5(usedforsecurity=False), 0
@@ -243,7 +280,7 @@ def look(
         comparison, level = _by_counts(run.history_line_count, where, chain, index, root), "counts"
     files = {item.name: item for item in server.files(*where)} if files_here else {}
     present = {name for name in files_here if _same_file(evidence, name, files.get(name))}
-    newest = not any(later.entry.receipt for later in chain.sealed[index + 1 :])
+    told = evidence.facts if chain.is_newest(index) else evidence.settled
     return Standing(
         run=run,
         level=level,
@@ -254,10 +291,16 @@ def look(
         present_files=frozenset(present),
         unproven_files=sum(1 for name in present if files[name].md5_base64 is None),
         missing_artifacts=tuple(_missing_artifacts(server, where, evidence)),
-        missing_config=tuple(_missing_config(run, evidence.facts)) if newest else (),
-        missing_summary=tuple(_missing_summary(run, evidence.facts)) if newest else (),
+        missing_config=() if told is None else tuple(_missing_config(run, told)),
+        missing_summary=() if told is None else tuple(_missing_summary(run, told)),
         missing_attributes=tuple(_missing_attributes(run, evidence)),
+        undone=_undone(comparison, chain, index),
     )
+
+
+def _undone(comparison: Comparison, chain: Chain, index: int) -> int:
+    compared = enumerate(zip(comparison.fragments, chain.sealed, strict=True))
+    return sum(rows.missing for other, (rows, sealed) in compared if sealed.entry.receipt and other != index)
 
 
 def unread(chain: Chain, index: int, root: Path) -> Standing:
@@ -284,7 +327,8 @@ def _compare(
     root: Path,
     tick: Callable[[], None] = lambda: None,
 ) -> Comparison:
-    cut_from = cuts([sealed.manifest.first_step for sealed in chain.sealed])
+    found = cuts([None if sealed.aside else sealed.manifest.first_step for sealed in chain.sealed])
+    cut_from = [-1 if sealed.aside else cut for sealed, cut in zip(chain.sealed, found, strict=True)]
     streams = [_rows_of(sealed, root, tick) for sealed in chain.sealed]
 
     def fetch(first_step: int, end_step: int, limit: int) -> list[StepDigest]:
@@ -296,11 +340,9 @@ def _compare(
 
 def _rows_of(sealed: Sealed, root: Path, tick: Callable[[], None]) -> Iterator[StepDigest]:
     """The rows of a fragment in ascending order of steps; none when it was pruned."""
-    log = sealed.manifest.log_path
-    path = None if log is None else sealed.entry.launch_directory(root) / log
-    if path is None or not path.is_file():
+    if sealed.log is None or not sealed.log.is_file():
         return iter(())
-    read = ((row.step, row.digest) for row in _ticking(rows(path, salvage=True), tick))
+    read = ((row.step, row.digest) for row in _ticking(rows(sealed.log, salvage=True), tick))
     return _ascending(read)
 
 
@@ -400,23 +442,73 @@ def _missing_attributes(run: RemoteRun, evidence: Evidence) -> Iterator[str]:
         return
     for name, wanted in evidence.edit.attributes(evidence.facts.tags).items():
         held = run.attributes.get(_REMOTE_NAMES.get(name, name))
-        same = set(held or ()) == set(wanted) if name == "tags" else (held or "") == wanted
+        same = _tagged(held, wanted, evidence.edit) if name == "tags" else (held or "") == wanted
         if not same:
             yield name
 
 
-def load_chain(root: Path, entries: Sequence[Entry]) -> Chain:
-    """The fragments of a run that have a manifest, in the given order. One that is damaged is left out."""
+def _tagged(held: object, wanted: Sequence[str], edit: Edit) -> bool:
+    """Whether the tags are there, and none that was taken away. What else a person tagged on the server stands."""
+    there = set(held) if isinstance(held, list) else set()
+    return set(wanted) <= there and not there & set(edit.remove_tags)
+
+
+def kept_attributes(run: RemoteRun, chain: Chain, index: int, found: LogFacts) -> dict[str, Any]:
+    """What a person changed on the server of a run that was delivered before: the next fragment must not undo it.
+
+    A text that this fragment logged as its predecessor did is no news: the server's stands. Tags add up.
+    """
+    before = next((item for item in reversed(chain.sealed[:index]) if item.entry.receipt), None)
+    if before is None or run.display_name is None:
+        return {}
+    manifest = before.manifest
+    logged = {"display_name": manifest.name, "group": manifest.group, "job_type": manifest.job_type}
+    kept = {name: text for name, text in logged.items() if text and getattr(found, name) == text}
+    there = {name: run.attributes.get(_REMOTE_NAMES.get(name, name)) for name in (*kept, "notes")}
+    texts = {name: text for name, text in there.items() if isinstance(text, str) and text}
+    tags = run.attributes.get("tags")
+    return {**texts, "tags": [*tags, *(tag for tag in found.tags if tag not in tags)]} if tags else dict(texts)
+
+
+def load_chain(
+    root: Path,
+    entries: Sequence[Entry],
+    private: Path,
+    tick: Callable[[], None] = lambda: None,
+    *,
+    aside: frozenset[str] = frozenset(),
+) -> Chain:
+    """The fragments of a run that have a manifest, in the given order. One that is damaged is left out.
+
+    Copies of logs that belong to somebody else come into the directory `private`.
+    """
     chain: list[Sealed] = []
     gone: list[tuple[int, int]] = []
+    gone_behind = 0
     for entry in entries:
         try:
-            chain.append(Sealed(entry, *read_manifest(entry.run_directory(root))))
+            manifest, digest = read_manifest(entry.run_directory(root))
+            log = _log(root, entry, manifest, private, tick)
+            chain.append(Sealed(entry, manifest, digest, log, entry.name in aside))
         except FileNotFoundError:
+            gone_behind = len(chain) if entry.receipt else gone_behind
             receipt = entry.receipt or {}
             first, last = receipt.get("first_step"), receipt.get("last_step")
             if isinstance(first, int) and isinstance(last, int):
                 gone.append((first, last))
         except (OSError, SpoolError):
             continue
-    return Chain(tuple(chain), tuple(gone))
+    return Chain(tuple(chain), tuple(gone), gone_behind)
+
+
+def _log(root: Path, entry: Entry, manifest: Manifest, private: Path, tick: Callable[[], None]) -> Path | None:
+    """None for a log that can't be read as it was sealed; of the fragment that is delivered, `examine` tells why."""
+    launch = entry.launch_directory(root)
+    if manifest.log_path is None or safe_relative(manifest.log_path) is None:
+        return None
+    if not is_foreign(launch):
+        return launch / manifest.log_path
+    try:
+        return private_log(launch, manifest, private, tick)
+    except DeliveryError:
+        return None

@@ -8,10 +8,13 @@ with artifact paths as they are here, with the target's entity, project and id. 
 
 from __future__ import annotations
 
+import heapq
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from operator import itemgetter
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -29,11 +32,15 @@ from wandb_spool.spool.log import (
     move_artifacts,
     override_run,
     read_artifact,
+    read_step_of,
     renumber,
     rewrite,
     rewrite_manifest_file,
+    set_config,
     set_exit_code,
     set_resume,
+    summary_record,
+    without_summary,
 )
 from wandb_spool.spool.manifest import Manifest
 
@@ -61,9 +68,23 @@ class OtherRows:
 
     log: Path
     steps: tuple[Steps, ...]
+    """Of them those at these steps."""
 
     def holds(self, step: int) -> bool:
         return any(step in steps for steps in self.steps)
+
+
+@dataclass(frozen=True)
+class Settled:
+    """What a run says of itself where a later fragment than this one is on the server: a push must not undo that."""
+
+    config: Mapping[str, Any]
+    summary: Mapping[str, Any]
+    attributes: Mapping[str, Any]
+    """By the names of `override_run`."""
+    exit_code: int
+    environment: Record | None = None
+    """What its log says of the machine and the program."""
 
 
 @dataclass(frozen=True)
@@ -72,14 +93,14 @@ class Content:
 
     rows: FragmentRows
     run_exists: bool
-    newest: bool
-    """False: a later fragment is on the server, and its config, summary and end of the run stand."""
-    exit_code: int
-    """How the run ended, for a fragment that is not the newest."""
+    settled: Settled | None
+    """None for the newest fragment."""
     send_alerts: bool
-    others: tuple[OtherRows, ...] | None = None
+    whole: bool = False
     """For a server that does not count the lines that it holds: then a push writes from the first line on, and has to
-    carry all rows of the run, also those of the other fragments. None for a server that counts."""
+    carry all rows of the run, also those of the other fragments."""
+    others: tuple[OtherRows, ...] = ()
+    """Rows of other fragments that have to be sent too."""
     unwanted_files: frozenset[str] = field(default_factory=frozenset)
     """Files (below `files/`) that the server has already."""
     attributes: Mapping[str, Any] = field(default_factory=dict)
@@ -117,8 +138,8 @@ def build(
         or bool(content.others)
         or manifest.log_ending not in (EndingKind.FINISHED.value, EndingKind.CLEAN.value)
     )
-    if content.others:
-        _write_whole_run(source, log, chain(_ticking(tick), *transforms), content.others)
+    if content.others or content.settled is not None:
+        _write_with_others(source, log, chain(_ticking(tick), *transforms), content)
     elif rewritten:
         rewrite(source, log, chain(_ticking(tick), *transforms), salvage=True)
     else:
@@ -159,15 +180,15 @@ def _transforms(
 ) -> list[Transform]:
     transforms: list[Transform] = []
     rows = content.rows
-    whole = content.others is not None
+    whole = content.whole
     if whole and rows.missing + rows.present != rows.total:
         transforms.append(keep_steps(lambda step: step in rows.missing_steps or step in rows.present_steps))
     if not whole and rows.missing != rows.total:
         transforms.append(keep_steps(rows.missing_steps.__contains__))
     if content.run_exists:
         transforms.append(set_resume(not whole))
-    if not content.newest:
-        transforms += [drop_kinds(RecordKind.CONFIG, RecordKind.SUMMARY), set_exit_code(content.exit_code)]
+    if content.settled is not None:
+        transforms += _settling(content.settled)
     if not content.send_alerts and manifest.alerts:
         transforms.append(drop_kinds(RecordKind.ALERT))
     if (manifest.entity, manifest.project, manifest.run_id) != (target.entity, target.project, target.run_id):
@@ -183,30 +204,67 @@ def _transforms(
     return transforms
 
 
-def _write_whole_run(source: Path, target: Path, transform: Transform, others: tuple[OtherRows, ...]) -> None:
-    """The fragment's log with the rows of the other fragments before its own first one."""
+def _settling(settled: Settled) -> list[Transform]:
+    def environment(record: Record) -> Record | None:
+        return settled.environment if record.kind == RecordKind.ENVIRONMENT else record
+
+    return [
+        environment,
+        set_config(settled.config),
+        without_summary(),
+        set_exit_code(settled.exit_code),
+        override_run(**settled.attributes),
+    ]
+
+
+def _write_with_others(source: Path, target: Path, transform: Transform, content: Content) -> None:
+    """The fragment's log with the rows of other fragments among its own: the client takes no step that goes back."""
     number = renumber()
+    added = _Added(content)
     with LogReader(source, salvage=True) as reader, LogWriter(target) as writer:
-        pending: tuple[OtherRows, ...] = others
         for record in reader:
-            if record.kind in (RecordKind.HISTORY, RecordKind.EXIT):
-                for row in _history_records(pending):
-                    _write_numbered(writer, row, number)
-                pending = ()
             changed = transform(record)
+            for more in added.before(record, changed):
+                _write_numbered(writer, more, number)
             if changed is not None:
                 _write_numbered(writer, changed, number)
-        for row in _history_records(pending):
-            _write_numbered(writer, row, number)
+        for more in added.rest():
+            _write_numbered(writer, more, number)
 
 
-def _history_records(others: tuple[OtherRows, ...]) -> Iterator[Record]:
-    for other in others:
-        keep = keep_steps(other.holds)
-        with LogReader(other.log, salvage=True) as reader:
-            for record in reader:
-                if record.kind == RecordKind.HISTORY and keep(record) is not None:
-                    yield record
+class _Added:
+    """What is added to a log: the rows of other fragments in their places, and the run's summary behind all rows."""
+
+    def __init__(self, content: Content) -> None:
+        self._rows = heapq.merge(*map(_history_records, content.others), key=itemgetter(0))
+        self._waiting = next(self._rows, None)
+        self._last = [] if content.settled is None else [summary_record(content.settled.summary)]
+
+    def before(self, record: Record, changed: Record | None) -> Iterator[Record]:
+        """Before a row those of lower steps, before the end all that is left, before anything else nothing."""
+        if record.kind == RecordKind.EXIT:
+            yield from self.rest()
+        elif record.kind == RecordKind.HISTORY and changed is not None:
+            step = read_step_of(record)
+            yield from () if step is None else self._below(step)
+
+    def rest(self) -> Iterator[Record]:
+        yield from self._below(math.inf)
+        while self._last:
+            yield self._last.pop()
+
+    def _below(self, step: float) -> Iterator[Record]:
+        while self._waiting is not None and self._waiting[0] < step:
+            yield self._waiting[1]
+            self._waiting = next(self._rows, None)
+
+
+def _history_records(other: OtherRows) -> Iterator[tuple[int, Record]]:
+    with LogReader(other.log, salvage=True) as reader:
+        for record in reader:
+            step = read_step_of(record) if record.kind == RecordKind.HISTORY else None
+            if step is not None and other.holds(step):
+                yield step, record
 
 
 def _write_numbered(writer: LogWriter, record: Record, number: Transform) -> None:

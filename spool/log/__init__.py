@@ -55,10 +55,13 @@ from wandb_spool.spool.log.rewriting import (
     override_run,
     renumber,
     rewrite,
+    set_config,
     set_exit_code,
     set_resume,
+    summary_record,
+    without_summary,
 )
-from wandb_spool.spool.log.rows import Row, read_row, rows
+from wandb_spool.spool.log.rows import Row, read_row, read_step_of, rows
 
 __all__ = [
     "MAX_RECORD_BYTES",
@@ -96,11 +99,15 @@ __all__ = [
     "read_manifest_file",
     "read_records",
     "read_row",
+    "read_step_of",
     "renumber",
     "rewrite",
     "rewrite_manifest_file",
     "rows",
+    "set_config",
     "set_exit_code",
     "set_resume",
+    "summary_record",
     "value_digest",
+    "without_summary",
 ]

@@ -12,7 +12,8 @@ serve for one rewrite.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+import json
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
@@ -34,6 +35,8 @@ _RUN_TEXTS = {
     "display_name": 8,
     "notes": 9,
 }
+_RUN_CONFIG, _RUN_SUMMARY = 4, 5
+_UPDATE, _ITEM_KEY, _ITEM_JSON = 1, 1, 16
 _ARTIFACT_OWNER = {"run_id": 1, "project": 2, "entity": 3}
 _EXIT_CODE = 1
 _RUN_TAGS, _RUN_RESUMED, _RUN_RESUME = 10, 18, 24
@@ -154,6 +157,29 @@ def override_run(
     if tags is not None:
         new[_RUN_TAGS] = b"".join(length_field(_RUN_TAGS, tag.encode()) for tag in tags)
     return chain(_change_run(new), _change_owner(entity=entity, project=project, run_id=run_id))
+
+
+def set_config(config: Mapping[str, object]) -> Transform:
+    """Say this whole config at the run's begin, and nothing of it later."""
+    change = _change_run({_RUN_CONFIG: length_field(_RUN_CONFIG, _items(config))})
+    return chain(drop_kinds(RecordKind.CONFIG), change)
+
+
+def without_summary() -> Transform:
+    """Say nothing of the summary; see `summary_record`."""
+    return chain(drop_kinds(RecordKind.SUMMARY), _change_run({_RUN_SUMMARY: b""}))
+
+
+def summary_record(summary: Mapping[str, object]) -> Record:
+    """A whole summary. It has to stand behind the rows: the client takes the summary's step from the last of them."""
+    return Record(RecordKind.SUMMARY, 0, length_field(int(RecordKind.SUMMARY), _items(summary)), 0)
+
+
+def _items(values: Mapping[str, object]) -> bytes:
+    return b"".join(
+        length_field(_UPDATE, text_field(_ITEM_KEY, key) + length_field(_ITEM_JSON, json.dumps(value).encode()))
+        for key, value in values.items()
+    )
 
 
 def _change_owner(*, entity: str | None, project: str | None, run_id: str | None) -> Transform:

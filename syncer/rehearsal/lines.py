@@ -76,6 +76,15 @@ class LineFile:
         """How many lines the file has, holes included; with `before`, how many of them arrived by then."""
         return len(self) if before is None else len(self.numbers(before=before))
 
+    def forget(self, keep: int, *, now: float) -> None:
+        """Lose the lines behind the first `keep` (at least one); durable when it returns."""
+        if len(self) > keep > 0:
+            self.put(keep - 1, self.tail_of(keep - 1), now=now, cut_tail=True)
+
+    def tail_of(self, number: int) -> list[str]:
+        """The one line at this number."""
+        return [line.decode("utf-8", "replace") for line in self.read([number])]
+
     def _append(self, blob: bytes) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab", buffering=0) as file:

@@ -142,6 +142,12 @@ class RehearsalServer:
         with self._service.store.lock:
             delete_run(self._service.store, RunKey(entity, project, run_id))
 
+    def forget_lines(self, run_id: str, *, keep: int) -> None:
+        """Lose the lines of a run's history behind the first `keep`, as a server does that stored and dropped them."""
+        store = self._service.store
+        for key in [key for key in store.runs if key.run_id == run_id]:
+            store.history(key).forget(keep, now=store.clock())
+
     def report(self, *, rows: bool = True) -> Report:
         """What arrived, judged; without `rows` only counts and verdicts."""
         from wandb_spool.syncer.rehearsal.judge import make_report
