@@ -83,10 +83,11 @@ def _prepare(launch: Launch, request: LaunchRequest, environ: Mapping[str, str],
         say(concern)
     if request.stage is None:
         return None
-    from wandb_spool.spool.staging import WINDOW_S, Stage
+    from wandb_spool.spool.staging import WINDOW_S, Stage, remove_left_behind
 
     try:
         stage = Stage.create(request.stage, launch)
+        remove_left_behind(request.stage, launch.spool)
     except (SpoolError, OSError) as error:
         say(f"WARNING: no stage can be made: {error}; writing to the spool directly")
         return None

@@ -23,10 +23,11 @@ from pathlib import Path
 from . import alive, durable
 from .capture import Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
 from .errors import SpoolError, StorageError, storage_error
-from .identity import boot_id, host_name
+from .identity import Life, boot_id, host_name, life, start_ticks
 from .launches import Launch
 from .layout import LaunchPaths, log_path
 from .manifest import MANIFEST_NAME
+from .queue import Spool
 
 CARRY_EVERY_S = 3.0
 WINDOW_S = 5.0
@@ -35,6 +36,9 @@ WINDOW_S = 5.0
 _CHUNK_BYTES = 1 << 20
 _DEBUG_LINK = "debug-core.log"
 _LEFT_BEHIND = frozenset({"tmp"})  # wandb's scratch, and what the hook keeps aside until a run is finished
+
+
+_PREFIX = "wandb-spool-"
 
 
 @dataclass(frozen=True)
@@ -47,7 +51,7 @@ class Stage:
     @classmethod
     def create(cls, directory: Path, launch: Launch) -> Stage:
         """Make the stage of a launch below `directory`. Raises StorageError."""
-        stage = cls(LaunchPaths(directory / f"wandb-spool-{launch.name}"), launch.paths)
+        stage = cls(LaunchPaths(directory / f"{_PREFIX}{launch.name}"), launch.paths)
         for path in (stage.paths.root, stage.paths.staged):
             durable.make_directory(path)
         body = launch.record()
@@ -71,6 +75,30 @@ class Stage:
                 return False
         shutil.rmtree(self.paths.root, ignore_errors=True)
         return not self.paths.root.exists()
+
+
+def remove_left_behind(directory: Path, spool: Spool) -> None:
+    """Remove the stages below `directory` whose launcher was killed after it had sealed all that they hold."""
+    for path in directory.glob(f"{_PREFIX}*"):
+        root = spool.paths.launch(path.name[len(_PREFIX) :])
+        launch = Launch.at(spool, root)
+        try:
+            stage = Stage.of(launch)
+            if stage is not None and stage.paths.root == path and _is_over(launch):
+                stage.remove_if_sealed()
+        except (OSError, SpoolError):
+            continue  # it stays for another time
+
+
+def _is_over(launch: Launch) -> bool:
+    """Whether its launcher is dead, and every process that the hook was in: one that lives may begin a run yet."""
+    owner = launch.owner()
+    processes = (marker.name.partition("-") for marker in launch.paths.markers.glob("[0-9]*-*"))
+    return (
+        owner is not None
+        and life(owner) is Life.DEAD
+        and all(start_ticks(int(pid)) != int(ticks) for pid, _, ticks in processes)
+    )
 
 
 def in_launch(named: str, launch: Launch) -> str:

@@ -63,3 +63,8 @@ def test_a_dict_assigned_to_wandb_config_after_init_is_recorded(program: Program
     assert ended.exit_code == 0, ended.err
     config = program.fragment().facts.config
     assert (config["lr"], config["kept"]) == (0.1, 2)
+
+
+def test_asking_the_api_offline_points_to_the_reader_of_what_is_in_the_spool(program: Program) -> None:
+    ended = program.run("import wandb; wandb.Api()")
+    assert "wandb_spool.spool.open_run" in ended.err

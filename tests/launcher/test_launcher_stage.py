@@ -237,6 +237,25 @@ def test_disk_that_is_purged_under_the_training_does_not_stop_it(launching: Laun
     assert purged.changed, "what of it could not be carried is told"
 
 
+def test_stage_of_a_launcher_that_was_killed_after_the_seal_goes_with_the_next_one(
+    launching: Launching, stage: Path
+) -> None:
+    code = "import os, shutil, wandb; run = wandb.init(project='p'); run.log({'a': 1}); run.finish()"
+    keeps = code + "; shutil.copytree(os.environ['WANDB_DIR'], 'left')"
+    assert launching.run(sys.executable, "-c", keeps, options=["--stage", str(stage)]).returncode == 0
+    (launch,) = launching.launches()
+    left = stage / f"wandb-spool-{launch.name}"
+    shutil.copytree(launching.home / "left", left, symlinks=True)
+    (stage / "wandb-spool-of-somebody-else").mkdir()
+    launcher, trainer, _ = begin(launching, stage)
+    assert not left.exists() and len(list(stage.iterdir())) == 2, "what is not ours stays, and what is in use"
+    assert launching.run("true", options=["--stage", str(stage)]).returncode == 0
+    assert len(list(stage.iterdir())) == 2
+    end(launcher, trainer)
+    assert recovered(launching) == ["sealed: its writer is dead"]
+    assert [path.name for path in stage.iterdir()] == ["wandb-spool-of-somebody-else"]
+
+
 def test_command_that_starts_no_run_leaves_nothing_on_the_stage(launching: Launching, stage: Path) -> None:
     assert launching.run("true", options=["--stage", str(stage)]).returncode == 0
     assert list(stage.iterdir()) == [] and launching.launches() == []
