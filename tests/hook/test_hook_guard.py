@@ -234,7 +234,8 @@ def small(program: Program, tmp_path: Path) -> Iterator[Program]:
     """A spool on a device of its own, 16 MiB."""
     mount = tmp_path / "small"
     mount.mkdir()
-    if os.geteuid() != 0 or subprocess.run(["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=2000", "none", mount]).returncode:
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=2000", "none", mount]
+    if os.geteuid() != 0 or subprocess.run(mounting).returncode:
         pytest.skip("a full disk needs a tmpfs of its own, and mounting one needs root")
     try:
         yield Program(program.home, mount / "spool")

@@ -24,8 +24,8 @@ REMEDIES = {
     "use_artifact": "fetch it where there is a network (`wandb artifact get NAME`) and give the program the path",
     "use_model": "fetch it where there is a network (`wandb artifact get NAME`) and give the program the path",
     "restore": "copy the file here beforehand and open it by its path",
-    "Api": "`wandb_spool.spool.open_run(DIRECTORY)` reads a run that is in the spool, without a server; what only the server has "
-    "must be asked where there is a network",
+    "Api": "`wandb_spool.spool.open_run(DIRECTORY)` reads a run that is in the spool, without a server; ask for what "
+    "only the server has where there is a network",
     "sweep": "create the sweep where there is a network; runs of a sweep work offline with WANDB_SWEEP_ID",
     "agent": "draw the parameters beforehand (WANDB_SWEEP_PARAM_PATH) and start the runs one by one",
 }
