@@ -95,7 +95,7 @@ POLICIES: dict[Failure, Policy] = {
     ),
     Failure.CONFLICT: Policy(
         State.QUARANTINED,
-        True,
+        False,  # found by the read-back: the server refused nothing
         False,
         "the server holds other values at these steps: `wandb-spool replay RUN --id NEW_ID` sends this run beside it",
     ),
