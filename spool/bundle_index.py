@@ -13,11 +13,15 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import Any
 
+from .edits import TEXTS, Edit
 from .entry import Entry, entry_from_json
 from .errors import SpoolError
 from .layout import ENTRY_NAME, FRAGMENT_NAME, LAUNCH_NAME, launch_month, safe_relative
+from .names import wrong_tag, wrong_target
 
 FORMAT = 1
+FORMAT_WITH_EDITS = 2
+"""A reader that knows no edits must not deliver a run without the one that a person made."""
 HEAD_NAME = "bundle.json"
 INDEX_NAME = "index.json"
 RECEIPTS_NAME = "receipts.jsonl"
@@ -26,6 +30,8 @@ MAX_INDEX_BYTES = 64 << 20
 
 _MANIFEST, _LAUNCH = "manifest.json", "launch.json"
 _MAX_SIZE_BYTES = 1 << 60
+_MAX_EDIT_BYTES = 1 << 20
+_NO_EDIT = Edit()
 _ENTRY_KEYS = (
     "entry", "launch", "fragment", "path", "run_id", "project", "entity", "name", "base_url", "created", "writer",
     "predecessor", "command", "manifest_sha256", "rows", "size_bytes", "replay",
@@ -64,6 +70,8 @@ class Carried:
     manifest_sha256: str
     entries: tuple[Entry, ...]
     members: tuple[Member, ...]
+    edit: Edit = _NO_EDIT
+    """What a person changed of its run."""
 
     @property
     def launch_path(self) -> str:
@@ -89,6 +97,7 @@ class Carried:
             "manifest_sha256": self.manifest_sha256,
             "entries": [entry_without_fate(entry) for entry in self.entries],
             "members": [member.as_json() for member in self.members],
+            **({"edit": self.edit.as_json()} if self.edit else {}),
         }
 
 
@@ -116,9 +125,13 @@ class Index:
     def size_bytes(self) -> int:
         return sum(member.size_bytes for member in self.stored())
 
+    @property
+    def format(self) -> int:
+        return FORMAT_WITH_EDITS if any(carried.edit for carried in self.fragments) else FORMAT
+
     def encode(self) -> bytes:
         body = {
-            "format": FORMAT,
+            "format": self.format,
             "kind": self.kind.value,
             "spool_id": self.spool_id,
             "fragments": [carried.as_json() for carried in self.fragments],
@@ -163,7 +176,7 @@ def parse_head(content: bytes) -> Head:
     """The head of a bundle. Raises BundleError."""
     body = _object(content, "the head")
     size, digest = body.get("index_bytes"), body.get("index_sha256")
-    _known_format(body)
+    _known_format(body, FORMAT)
     if not isinstance(size, int) or isinstance(size, bool) or not 0 < size <= MAX_INDEX_BYTES:
         raise BundleError(
             f"the index of {size!r} bytes is larger than the {MAX_INDEX_BYTES} that are allowed, or no size"
@@ -174,7 +187,7 @@ def parse_head(content: bytes) -> Head:
 def parse_index(content: bytes) -> Index:
     """The index of a bundle, with every rule of the format checked. Raises BundleError."""
     body = _object(content, "the index")
-    _known_format(body)
+    _known_format(body, FORMAT, FORMAT_WITH_EDITS)
     try:
         kind = Kind(body.get("kind"))
     except ValueError as error:
@@ -190,14 +203,16 @@ def parse_index(content: bytes) -> Index:
             raise BundleError(f"a bundle of receipts carries {RECEIPTS_NAME} and nothing else")
     elif loose:
         raise BundleError(f"{loose[0].path!r} belongs to no fragment")
+    if index.format != body["format"]:
+        raise BundleError(f"it is of format {body['format']}, and what it carries is of format {index.format}")
     _refuse_collisions(index)
     return index
 
 
-def _known_format(body: Mapping[str, Any]) -> None:
+def _known_format(body: Mapping[str, Any], *known: int) -> None:
     found = body.get("format")
-    if found != FORMAT or isinstance(found, bool):
-        raise BundleError(f"it is of format {found!r}, this version reads {FORMAT}")
+    if found not in known or isinstance(found, bool):
+        raise BundleError(f"it is of format {found!r}, this version reads {' and '.join(map(str, known))}")
 
 
 def _object(content: bytes, what: str) -> dict[str, Any]:
@@ -265,7 +280,7 @@ def _carried(item: object) -> Carried:
     digest = _digest(item.get("manifest_sha256"), "a manifest")
     members = tuple(_member(each) for each in _list(item, "members"))
     entries = tuple(_entry(each, path, digest) for each in _list(item, "entries"))
-    carried = Carried(path, digest, entries, members)
+    carried = Carried(path, digest, entries, members, _edit(item["edit"], path) if "edit" in item else _NO_EDIT)
     if not entries or len({entry.name for entry in entries}) != len(entries):
         raise BundleError(f"{path!r} has no entry, or one twice")
     _check_members(carried)
@@ -287,6 +302,27 @@ def _entry(body: object, path: str, digest: str) -> Entry:
         return entry_from_json(name, {"format": 1, **{key: body.get(key) for key in _ENTRY_KEYS if key != "entry"}})
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError, SpoolError) as error:
         raise BundleError(f"the entry {name!r} is damaged ({error})") from error
+
+
+def _edit(body: object, path: str) -> Edit:
+    """An edit that `wandb-spool edit` could have made: every key of an edit, no other, names that W&B takes."""
+    if not isinstance(body, dict) or set(body) != {*TEXTS, "add_tags", "remove_tags"}:
+        raise BundleError(f"the edit of {path!r} is none")
+    try:
+        edit = Edit.from_json(body)
+    except TypeError as error:
+        raise BundleError(f"the edit of {path!r} is none ({error})") from error
+    try:
+        size_bytes = len(encode_json(body))
+    except UnicodeEncodeError as error:
+        raise BundleError(f"the edit of {path!r} is no UTF-8") from error
+    if not edit or size_bytes > _MAX_EDIT_BYTES:
+        raise BundleError(f"the edit of {path!r} says nothing, or too much")
+    wrong = wrong_target(edit.entity, edit.project, None)
+    wrong = wrong or next(filter(None, map(wrong_tag, (*edit.add_tags, *edit.remove_tags))), None)
+    if wrong:
+        raise BundleError(f"the edit of {path!r} is none: {wrong}")
+    return edit
 
 
 def _check_members(carried: Carried) -> None:

@@ -22,6 +22,7 @@ from . import bundle_tar, clock, durable
 from .bundle_disk import FileSink, Writeback, read_chunks
 from .bundle_index import MAX_INDEX_BYTES, BundleError, Carried, Index, Kind, Member, parse_index
 from .bundle_stream import BundleReader, BundleWriter, MemberDiffers
+from .edits import load_edit
 from .entry import Entry
 from .errors import LostRaceError, SpoolError, UsageError, storage_error
 from .layout import LaunchPaths
@@ -115,7 +116,10 @@ def _carry(spool: Spool, path: str, entries: Sequence[Entry]) -> Carried:
         *(Member(f"{launch}/{item.path}", item.size_bytes, item.sha256) for item in manifest.files),
     ]
     unique = dict.fromkeys(members)  # two artifacts of a run may name one file
-    carried = Carried(path, digest, tuple(entries), tuple(unique))
+    try:
+        carried = Carried(path, digest, tuple(entries), tuple(unique), load_edit(spool.root, entry))
+    except SpoolError as error:
+        raise _NotPackable(str(error), damaged=True) from error
     try:
         parse_index(Index(Kind.RUNS, spool.spool_id, (carried,)).encode())
     except (BundleError, UnicodeEncodeError) as error:

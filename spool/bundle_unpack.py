@@ -27,6 +27,7 @@ from .bundle_pack import Left, Progress
 from .bundle_receipts import AcceptedReceipts, accept_receipts
 from .bundle_stream import BundleReader
 from .capture import digest_file
+from .edits import edit_key, load_edit, save_edit
 from .entry import Entry
 from .errors import SpoolError, StorageError, UsageError, storage_error
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
@@ -51,6 +52,8 @@ class Unpacked:
     arrived: list[Entry] = field(default_factory=list)
     here: list[tuple[str, State]] = field(default_factory=list)
     """Entries that were here already, and their state."""
+    edited: list[str] = field(default_factory=list)
+    """Fragments whose run has the bundle's edit now."""
     left: list[Left] = field(default_factory=list)
     receipts: AcceptedReceipts | None = None
 
@@ -76,8 +79,13 @@ def unpack(
             if reader.index.kind is Kind.RECEIPTS:
                 result.receipts = accept_receipts(spool, staging, reader.index, reader.digest, now_s=now_s)
             manifests = [_manifest(staging, carried) for carried in wanted]
+            origin = _Origin(name, reader, places, now_s)
             for carried, manifest in zip(wanted, manifests, strict=True):
-                _take_over(spool, staging, carried, manifest, _Origin(name, reader, places, now_s), result)
+                _take_over(spool, staging, carried, manifest, origin, result)
+            here = {name for name, _ in result.here} - {entry.name for carried in wanted for entry in carried.entries}
+            for carried in reader.index.fragments:
+                if any(entry.name in here for entry in carried.entries):
+                    _take_edit(spool, carried, carried.entries[0], origin, result)
         finally:
             shutil.rmtree(staging, ignore_errors=True)
     return result
@@ -272,6 +280,8 @@ def _take_over(
     if (staging / carried.path).exists() and not (spool.root / carried.path).exists():
         durable.make_directory((spool.root / carried.path).parent)
         durable.rename(staging / carried.path, spool.root / carried.path)
+    # Before a syncer may take the fragment: it must not be delivered without what a person changed of it.
+    _take_edit(spool, carried, entry_of(carried.entries[0], manifest, carried.manifest_sha256), origin, result)
     for place in places:
         if place is not None:
             entry = spool.read(place)
@@ -289,6 +299,40 @@ def _announce(spool: Spool, entry: Entry, carried: Carried, manifest: Manifest, 
     known = entry if entry.replay is not None else entry_of(entry, manifest, carried.manifest_sha256)
     extra = {"bundle": origin.note(manifest), ARRIVING: True}
     return spool.add(replace(known, extra=extra), State.TRANSIT)
+
+
+def _take_edit(spool: Spool, carried: Carried, entry: Entry, origin: _Origin, result: Unpacked) -> None:
+    """Take over the edit of a run, unless another one is here, or some of the run went without it already."""
+    if not carried.edit:
+        return
+    try:
+        present = load_edit(spool.root, entry)
+        if present == carried.edit:
+            return
+        why = "another edit of its run is here" if present else _went_without(spool, entry, origin)
+        if why is None:
+            save_edit(spool, entry, carried.edit, by=origin.why, now_s=origin.now_s)
+            result.edited.append(carried.name)
+            return
+    except SpoolError as error:
+        why = str(error)
+    told = f"the edit that the bundle carries was not taken over: {why}; `wandb-spool edit {entry.run_id}` shows it"
+    result.left.append(Left(carried.name, told))
+
+
+def _went_without(spool: Spool, entry: Entry, origin: _Origin) -> str | None:
+    """Why an edit comes too late: an edit holds for all fragments of a run, and some were pushed from here."""
+    key = edit_key(entry)
+    for place in origin.places.values():
+        if place.state is State.TRANSIT or f"-{entry.run_id}" not in place.name:
+            continue
+        try:
+            other = spool.read(place)
+        except (FileNotFoundError, SpoolError):
+            continue
+        if edit_key(other) == key and (other.attempts or other.target or other.receipt):
+            return f"{other.name} was pushed from here without it"
+    return None
 
 
 def _obstacle(spool: Spool, staging: Path, carried: Carried) -> str | None:

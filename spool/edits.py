@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,16 @@ class Edit:
             return None
         return _union(_without(logged, self.remove_tags), self.add_tags)
 
+    def as_json(self) -> dict[str, Any]:
+        texts = {key: getattr(self, key) for key in TEXTS}
+        return {**texts, "add_tags": list(self.add_tags), "remove_tags": list(self.remove_tags)}
+
+    @classmethod
+    def from_json(cls, body: Mapping[str, Any]) -> Edit:
+        """Raises TypeError for what is no edit; keys that are not known are ignored."""
+        texts = {key: _text(body.get(key)) for key in TEXTS}
+        return cls(**texts, add_tags=_texts(body.get("add_tags")), remove_tags=_texts(body.get("remove_tags")))
+
     def attributes(self, logged_tags: Sequence[str]) -> dict[str, Any]:
         """What the push view overrides, by the names of `log.override_run`; without the target, which is decided."""
         found: dict[str, Any] = {
@@ -78,12 +88,7 @@ def load_edit(root: Path, entry: Entry) -> Edit:
     """The overlay of an entry's run; an empty one when there is none. Raises DamagedError or StorageError."""
     path = SpoolPaths(root).edit(edit_key(entry))
     try:
-        body = durable.read_json(path)
-        return Edit(
-            **{key: _text(body.get(key)) for key in TEXTS},
-            add_tags=_texts(body.get("add_tags")),
-            remove_tags=_texts(body.get("remove_tags")),
-        )
+        return Edit.from_json(durable.read_json(path))
     except FileNotFoundError:
         return Edit()
     except (ValueError, TypeError) as error:
@@ -103,9 +108,7 @@ def save_edit(spool: Spool, entry: Entry, edit: Edit, *, by: str, now_s: float |
     body = {
         "format": FORMAT,
         "run": run,
-        **{key: getattr(edit, key) for key in TEXTS},
-        "add_tags": list(edit.add_tags),
-        "remove_tags": list(edit.remove_tags),
+        **edit.as_json(),
         "at": clock.iso(time.time() if now_s is None else now_s),
         "by": by,
     }

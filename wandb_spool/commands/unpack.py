@@ -80,6 +80,8 @@ def _say(spool: Spool, result: Unpacked) -> int:
         return _say_receipts(result)
     for entry in result.arrived:
         emit(f"{entry.name}: {count(entry.rows or 0, 'row')} → incoming")
+    for name in result.edited:
+        emit(f"{name}: edited as where it was packed")
     for name, state in result.here:
         emit(f"{name}: here already ({state})")
     arrived = count(len(result.arrived), "fragment")
