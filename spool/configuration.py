@@ -273,14 +273,24 @@ def _known(path: Path, where: str, table: Mapping[str, Any], names: set[str]) ->
     for key in table:
         if key not in names:
             full = f"{where}.{key}" if where else key
-            raise ConfigurationError(f"`{full}` is unknown here; known are {', '.join(sorted(names))}", path=path)
+            known = ", ".join(sorted(names))
+            raise ConfigurationError(f"`{full}` is unknown here{_meant(key, names)}; known are {known}", path=path)
+
+
+def _meant(key: str, names: set[str]) -> str:
+    import difflib  # late: the start of a training does not need it
+
+    close = difflib.get_close_matches(key, names, n=1)
+    return f" (`{close[0]}`?)" if close else ""
 
 
 def _text(path: Path, key: str, value: object) -> str | None:
     if value is None:
         return None
-    if not isinstance(value, str) or not value.strip():
+    if not isinstance(value, str):
         raise ConfigurationError(f"`{key}` is not a text", path=path)
+    if not value.strip():
+        raise ConfigurationError(f"`{key}` is empty", path=path, hint="give it a value, or remove the line")
     return value
 
 
@@ -288,7 +298,12 @@ def _path(value: str | None, source: Path) -> Path | None:
     """`~` and variables are expanded; a relative path is relative to the file that names it."""
     if value is None:
         return None
-    return source.parent / Path(os.path.expandvars(value)).expanduser()
+    expanded = os.path.expandvars(value)
+    if "$" in expanded:
+        raise ConfigurationError(
+            f"a variable in {value!r} is not set here", path=source, hint="set it, or write the path out"
+        )
+    return source.parent / Path(expanded).expanduser()
 
 
 def _positive(path: Path, key: str, value: object) -> float | None:

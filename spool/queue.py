@@ -105,6 +105,8 @@ class Spool:
         root = Path(os.path.abspath(root.expanduser()))
         paths = SpoolPaths(root)
         hint = f"`wandb-spool init {root}` makes one, --spool DIR or WANDB_SPOOL_DIR names another"
+        if root.is_file():
+            raise SpoolMissingError("a spool is a directory, this is a file", path=root, hint="name the directory")
         try:
             body = durable.read_json(paths.marker)
         except (FileNotFoundError, NotADirectoryError) as error:
@@ -114,10 +116,12 @@ class Spool:
             raise SpoolFormatError(
                 f"spool.json can't be read ({error})",
                 path=paths.marker,
-                hint="the runs beside it are untouched: restore the file from a backup or make it anew with `init`",
+                hint=_anew(root),
             ) from error
         found = body.get("format")
-        if not isinstance(found, int) or isinstance(found, bool) or found > FORMAT:
+        if not isinstance(found, int) or isinstance(found, bool) or found < 1:
+            raise SpoolFormatError("spool.json names no format", path=paths.marker, hint=_anew(root))
+        if found > FORMAT:
             raise SpoolFormatError(
                 f"the spool is of format {found}, this version of wandb-spool reads format {FORMAT}",
                 path=root,
@@ -366,6 +370,13 @@ def _lies_at(path: Path, body: Entry) -> bool:
         return False
 
 
+def _anew(root: Path) -> str:
+    return (
+        "the runs beside it are untouched: restore the file from a backup, or move it away and let"
+        f" `wandb-spool init {root}` make it anew"
+    )
+
+
 def _protect(root: Path, group: str | None) -> None:
     """0700, or 2770 for a group on purpose. A file system without modes is not an error."""
     if group is None:
@@ -378,7 +389,7 @@ def _protect(root: Path, group: str | None) -> None:
         shutil.chown(root, group=group)
         root.chmod(0o2770)
     except LookupError as error:
-        raise UsageError(f"no such group: {group}", path=root) from error
+        raise UsageError(f"no such group: {group}", path=root, hint="`id -Gn` lists yours") from error
     except OSError as error:
         hint = f"you must be a member of {group}, and the file system must know groups"
         raise UsageError(f"the spool can't be given to the group {group}", path=root, hint=hint) from error

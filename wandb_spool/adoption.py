@@ -76,6 +76,8 @@ def survey(directories: Sequence[Path], spool: Spool | None, root: Path, mode: M
     """Look at everything. Raises UsageError for a directory that isn't there, and where there is nothing to adopt."""
     for directory in directories:
         if not directory.is_dir():
+            if directory.exists():
+                raise UsageError("not a directory", path=directory, hint=f"`wandb-spool adopt {directory.parent}`")
             raise UsageError("no such directory", path=directory)
     found = search(directories)
     if not found.run_directories:

@@ -58,7 +58,10 @@ def _explain(error: Exception, words: Sequence[str]) -> int:
     format_message = getattr(error, "format_message", None)  # the library's own errors; their class moved over time
     if format_message is not None:
         known = " ".join(words[:1]) if words and not words[0].startswith("-") and _is_command(words[0]) else ""
-        complain(f"{format_message().rstrip('.')} (see `{' '.join(filter(None, (PROGRAM, known, '--help')))}`)")
+        told = " ".join(format_message().split()).replace("Value error, ", "").rstrip(".")
+        if words and words[0].startswith("--spool"):
+            told += ": it belongs behind the command, `wandb-spool ls --spool DIR`"
+        complain(f"{told} (see `{' '.join(filter(None, (PROGRAM, known, '--help')))}`)")
         return int(getattr(error, "exit_code", 2))
     if os.environ.get("WANDB_SPOOL_DEBUG"):
         import traceback

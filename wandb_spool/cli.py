@@ -44,6 +44,7 @@ def build(words: Sequence[str]) -> typer.Typer:
         invoke_without_command=True,
         pretty_exceptions_enable=False,
         rich_markup_mode="rich",
+        context_settings={"help_option_names": ["--help", "-h"]},
     )
     app.callback()(_options)
     for module in named or commands:

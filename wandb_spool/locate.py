@@ -13,8 +13,10 @@ from wandb_spool.spool.configuration import (
     user_configuration_path,
     user_state_spool,
 )
+from wandb_spool.spool.errors import SpoolMissingError, UsageError
 from wandb_spool.spool.queue import Spool
 
+DEFAULT = "the default"
 BATCH_JOB_VARIABLES = ("SLURM_JOB_ID", "PBS_JOBID", "LSB_JOBID")
 
 
@@ -39,16 +41,26 @@ def locate(option: Path | str | None, environ: Mapping[str, str]) -> Located:
             return Located(absolute(configured), str(path))
     root = user_state_spool(environ)
     job = next((name for name in BATCH_JOB_VARIABLES if environ.get(name)), None)
-    return Located(absolute(root), "the default", None if job is None else _batch_warning(root))
+    return Located(absolute(root), DEFAULT, None if job is None else _batch_warning(root))
 
 
 def absolute(path: Path | str) -> Path:
+    """A path that a person named. Raises UsageError for an empty one: it is a variable that is not set."""
+    if not str(path):
+        raise UsageError("an empty path: a variable that is not set?", hint="name the directory")
     return Path(os.path.abspath(os.path.expanduser(path)))
 
 
 def open_spool(option: Path | str | None) -> Spool:
     """The spool of a command that needs an existing one. Raises SpoolMissingError (exit 2) and its kin."""
-    return Spool.open(locate(option, os.environ).root)
+    located = locate(option, os.environ)
+    try:
+        return Spool.open(located.root)
+    except SpoolMissingError as error:
+        if located.named_by != DEFAULT:
+            raise
+        hint = "`wandb-spool init DIR` makes one and remembers it; --spool DIR or WANDB_SPOOL_DIR names one"
+        raise SpoolMissingError("no spool is named, and there is none at", path=located.root, hint=hint) from error
 
 
 def _batch_warning(root: Path) -> str:

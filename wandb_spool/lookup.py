@@ -29,6 +29,8 @@ def find_runs(survey: Survey, texts: Sequence[str]) -> list[Found]:
 
 def find_run(survey: Survey, text: str) -> list[Found]:
     """The entries meant by one text: one fragment, or the fragments of one run."""
+    if not text.strip():
+        raise UsageError("an empty name is no run: a variable that is not set?", hint="`wandb-spool ls`")
     names = _names(survey, text)
     found = [item for item in (survey.read_one(survey.places[name]) for name in sorted(names)) if item is not None]
     if names and not found:

@@ -6,6 +6,7 @@ import os
 import sys
 from collections.abc import Mapping
 
+from wandb_spool.cache_place import cache_variables
 from wandb_spool.locate import Located, absolute, locate
 from wandb_spool.run_arguments import RunArguments
 from wandb_spool.runner.launch import NO_SPOOL, LaunchRequest
@@ -28,7 +29,13 @@ def run(arguments: RunArguments) -> int:
         print(f"wandb-spool: {line}", file=sys.stderr)
     if arguments.stage == "":
         print("wandb-spool: WARNING: --stage names no directory; writing to the spool directly", file=sys.stderr)
-    return run_launch(request_of(arguments, located), os.environ)
+    return run_launch(request_of(arguments, located), {**os.environ, **_told(cache_variables(os.environ))})
+
+
+def _told(variables: dict[str, str]) -> dict[str, str]:
+    for key, value in variables.items():
+        print(f"wandb-spool: the home can't be written: {key}={value} for this launch", file=sys.stderr)
+    return variables
 
 
 def name_warning(environ: Mapping[str, str]) -> str | None:

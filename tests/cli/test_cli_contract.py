@@ -62,6 +62,17 @@ def test_every_command_that_is_offered_explains_itself(empty: CommandLine, name:
         ["hold", "no-such-run"],
         ["init"],
         ["env", "--format", "yaml"],
+        ["show", ""],
+        ["ls", "--spool", ""],
+        ["ls", "--spool", sys.executable],
+        ["--spool", "x", "ls"],
+        ["adopt", ""],
+        ["adopt", sys.executable],
+        ["adopt", "--copy", "--move", "."],
+        ["init", ""],
+        ["init", sys.executable],
+        ["service"],
+        ["prune", "--older-than", "-3d"],
         ["rehearse", "--port", "700000"],
         ["rehearse", "--faults", "/no/such/file"],
     ],
@@ -88,6 +99,39 @@ def test_directory_that_is_no_spool_is_exit_code_2(empty: CommandLine) -> None:
 def test_spool_of_a_newer_format_is_exit_code_4(empty: CommandLine) -> None:
     empty.spool.paths.marker.write_text('{"format": 99}')
     assert "format 99" in empty("status", code=4).stderr
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", '{"format": 0}', '{"format": "x"}'])
+def test_mend_of_a_spool_json_that_cant_be_read_works(empty: CommandLine, text: str) -> None:
+    empty.spool.paths.marker.write_text(text)
+    marker = empty.root / "spool.json"
+    told = empty("ls", code=4).stderr
+    assert f"move it away and let `wandb-spool init {empty.root}` make it anew" in told
+    marker.unlink()
+    empty("init", str(empty.root), "--no-remember")
+    empty("ls")
+
+
+@pytest.mark.parametrize(
+    ("text", "told"),
+    [
+        ("spol = '/x'", "`spool`?"),
+        ("spool = ''", "is empty"),
+        ("spool = '$NO_SUCH_VARIABLE/x'", "is not set here"),
+        ("[destination.default]\nbase_ur = 'https://x'", "`base_url`?"),
+    ],
+)
+def test_slip_in_the_configuration_is_one_line_with_what_was_meant(empty: CommandLine, text: str, told: str) -> None:
+    path = empty.home / ".config" / "wandb-spool.toml"
+    path.parent.mkdir()
+    path.write_text(text)
+    (line,) = empty("ls", WANDB_SPOOL_DIR="", code=2).stderr.splitlines()
+    assert told in line and str(path) in line
+
+
+def test_nobody_who_named_no_spool_is_told_to_make_one_in_a_small_home(empty: CommandLine) -> None:
+    told = empty("ls", WANDB_SPOOL_DIR="", code=2).stderr
+    assert "no spool is named" in told and "`wandb-spool init DIR`" in told
 
 
 def test_status_json_counts_every_state(two_runs: CommandLine) -> None:

@@ -174,7 +174,7 @@ def test_init_warns_where_files_are_purged(empty: CommandLine, tmp_path: Path) -
 def test_init_whose_configuration_cant_be_written_says_what_to_set_instead(empty: CommandLine, tmp_path: Path) -> None:
     (empty.home / ".config").write_text("")
     shown = empty("init", str(tmp_path / "s")).stdout
-    assert f"set WANDB_SPOOL_DIR={tmp_path / 's'} instead" in shown
+    assert "NOT remembered" in shown and f"export WANDB_SPOOL_DIR={tmp_path / 's'}" in shown
 
 
 def test_init_for_an_unknown_group_is_a_mistake(empty: CommandLine, tmp_path: Path) -> None:

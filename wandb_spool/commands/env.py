@@ -70,6 +70,7 @@ def variables(spool: str | None, name: str | None, resume_key: str | None) -> di
 
 
 def _new_launch(spool: str | None, name: str | None, resume_key: str | None) -> dict[str, str]:
+    from wandb_spool.cache_place import cache_variables
     from wandb_spool.locate import locate
     from wandb_spool.output import complain
     from wandb_spool.runner.launch import LaunchRequest, environment_of
@@ -86,7 +87,7 @@ def _new_launch(spool: str | None, name: str | None, resume_key: str | None) -> 
     changes = environment_of(launch, request, os.environ)
     if changes.overridden:
         complain(f"overridden for this launch: {', '.join(changes.overridden)}")
-    return changes.variables
+    return {**changes.variables, **cache_variables(os.environ)}
 
 
 def lines(format: Format, variables: Mapping[str, str]) -> list[str]:

@@ -38,7 +38,11 @@ def command(
             remember_spool(path, spool.root)
             emit(f"remembered in {path}")
         except (SpoolError, OSError) as error:
-            emit(f"not remembered ({error}): set WANDB_SPOOL_DIR={spool.root} instead")
+            why = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+            why = getattr(error, "what", why)
+            emit(
+                f"NOT remembered in {path} ({why}). Name it in every shell and job: export WANDB_SPOOL_DIR={spool.root}"
+            )
     emit()
     for line in batch_script(spool.root):
         emit(line)

@@ -37,6 +37,8 @@ def command(
         header = ("age", "state", "run", "name", "project", "rows", "tries", "reason")
         for line in table(header, [_row(item, time.time()) for item in found], right=frozenset({5, 6})):
             emit(line)
+    elif not survey.problems:
+        complain(f"no run{' in that state' if state else 's yet: `wandb-spool run -- python train.py`'}")
     for problem in survey.problems:
         complain(problem)
     raise typer.Exit(survey.exit_code)
