@@ -43,7 +43,7 @@ class Syncer:
         parts = [f"{self.body[key]} {key}" for key in ("delivered", "deferred", "quarantined") if self.body.get(key)]
         outages = self.body.get("outages")
         if isinstance(outages, dict):
-            parts += [f"{name}: {what}" for name, what in outages.items()]
+            parts += [f"{name} {str(what).partition(':')[0]}" for name, what in outages.items()]
         return ", ".join(parts)
 
 

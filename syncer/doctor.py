@@ -29,7 +29,7 @@ from wandb_spool.spool.words import size
 from .addresses import is_loopback
 from .concerns import LITTLE_BYTES, LITTLE_INODES, Cause, Concern
 from .destinations import CLOUD, api_key, default_destination, route
-from .failures import DeliveryError
+from .failures import DeliveryError, Failure
 from .notifying import message, tell_by, ways, wrong_with
 from .service import open_server
 from .wake import Watcher, file_system_of, needs_polling
@@ -257,11 +257,18 @@ def reach(destination: Destination, base_url: str, environ: Mapping[str, str], n
         who = account.username or account.entity or "somebody"
         yield ok(name, f"{base_url} answers and knows the key ({who})")
     except DeliveryError as error:
-        yield bad(name, str(error), error.policy.mend)
+        yield bad(name, str(error), _way_out(base_url) if error.failure is Failure.UNREACHABLE else error.policy.mend)
     finally:
         told = server.told_date
         server.close()
     yield from clock_check(base_url, told, now_s)
+
+
+def _way_out(base_url: str) -> str:
+    return (
+        f"what waits is tried again by itself; if it lasts, `curl -I {base_url}` here: a firewall may be in the way, or"
+        " a proxy that is not set (HTTPS_PROXY, or `proxy` of the destination)"
+    )
 
 
 def clock_check(base_url: str, told: str | None, now_s: float) -> Iterator[Check]:

@@ -55,7 +55,7 @@ POLICIES: dict[Failure, Policy] = {
         State.DEFERRED,
         False,
         True,
-        "nothing to do: it is tried again by itself; `wandb-spool doctor` tests the way out",
+        "nothing to do: it is tried again by itself; if it lasts, `wandb-spool doctor` tests the way out",
     ),
     Failure.TLS: Policy(
         State.DEFERRED,
@@ -82,16 +82,21 @@ POLICIES: dict[Failure, Policy] = {
         State.QUARANTINED,
         True,
         False,
-        "look at the reason, mend it (`wandb-spool replay --entity/--project/--id`), `release`",
+        "mend what the reason says, then `wandb-spool release RUN`; or send it elsewhere with `wandb-spool replay RUN`"
+        " and --entity, --project or --id",
     ),
     Failure.RUN_DELETED: Policy(
-        State.QUARANTINED, True, False, "`wandb-spool replay RUN --id NEW_ID` sends it as a new run; or `discard` it"
+        State.QUARANTINED,
+        True,
+        False,
+        "`wandb-spool replay RUN --id NEW_ID` sends it as a new run; or `wandb-spool discard RUN`",
     ),
     Failure.PARTIAL: Policy(
         State.DEFERRED,
         True,
         False,
-        "the rest is sent at the next attempt; `wandb-spool show RUN` lists what is missing",
+        "the rest is sent at the next attempt, or after `wandb-spool release RUN` if it was set aside;"
+        " `wandb-spool show RUN` lists what is missing",
     ),
     Failure.CONFLICT: Policy(
         State.QUARANTINED,
@@ -106,19 +111,27 @@ POLICIES: dict[Failure, Policy] = {
         State.QUARANTINED,
         False,
         False,
-        "the entry or manifest can't be read: `wandb-spool verify RUN`, restore it, `release`",
+        "`wandb-spool verify RUN` tells which file: bring it back from a backup, then `wandb-spool release RUN`",
     ),
     Failure.TAMPERED: Policy(
         State.QUARANTINED,
         False,
         False,
-        "files changed after the seal: restore them, or take them as they are with `wandb-spool recover RUN --reseal`",
+        "bring the files back, then `wandb-spool release RUN`; or take them as they are: `wandb-spool recover RUN"
+        " --reseal`",
     ),
     Failure.UNSAFE: Policy(
-        State.QUARANTINED, False, False, "the run names files that must not be followed; nothing was sent; look at them"
+        State.QUARANTINED,
+        False,
+        False,
+        "nothing was sent: `wandb-spool verify RUN` tells which files; put the"
+        " real ones in their place, then `wandb-spool release RUN`",
     ),
     Failure.VANISHED: Policy(
-        State.QUARANTINED, False, False, "the run directory is gone: put it back and `release`, or `discard` the entry"
+        State.QUARANTINED,
+        False,
+        False,
+        "put the run directory back, then `wandb-spool release RUN`; or `wandb-spool discard RUN`",
     ),
     Failure.HANG: Policy(
         State.DEFERRED, False, False, "nothing to do: the push was ended and is tried again; the rest is not held up"
@@ -127,7 +140,7 @@ POLICIES: dict[Failure, Policy] = {
         State.DEFERRED,
         False,
         False,
-        "the server can't be read back; `accept_unverified = true` in the destination takes its word for it",
+        "`accept_unverified = true` in the destination takes the server's word for it; then `wandb-spool sync --all`",
     ),
     Failure.CONFIGURATION: Policy(
         State.DEFERRED, False, False, "mend the configuration, then `wandb-spool sync --all`"

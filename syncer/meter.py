@@ -13,6 +13,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from enum import Enum
 
+from .progress import SLOWEST_BYTES_PER_S
+
 WINDOW_S = 60.0
 """The speed is that of the last minute."""
 
@@ -46,11 +48,12 @@ class Moving:
 
     @property
     def eta_s(self) -> float | None:
-        """Seconds until the push has sent all; None where that can't be told."""
+        """Seconds until the push has sent all; None while it reads its log, or hangs, and that can't be told."""
         left_bytes = self.total_bytes - self.sent_bytes
-        if self.phase is not Phase.PUSHING or not self.bytes_per_s or left_bytes <= 0:
+        slow = self.bytes_per_s is None or self.bytes_per_s < SLOWEST_BYTES_PER_S
+        if self.phase is not Phase.PUSHING or slow or left_bytes <= 0:
             return None
-        return left_bytes / self.bytes_per_s
+        return left_bytes / (self.bytes_per_s or 1.0)
 
     @property
     def fraction(self) -> float:

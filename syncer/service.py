@@ -496,7 +496,7 @@ def _say_waiting(waiting: Waiting, circumstances: Circumstances) -> None:
     reason = f"{Failure.WAITS}: for {waiting.predecessor}, which is {waiting.predecessor_state}"
     item = waiting.known
     if item.entry.reason != reason:
-        mend = f"`wandb-spool release {waiting.predecessor}`, or `release --skip {waiting.predecessor}`"
+        mend = f"`wandb-spool release {waiting.predecessor}`, or `wandb-spool release --skip {waiting.predecessor}`"
         changed = replace(item.entry, reason=reason, mend=mend, not_before=None)
         _move(item, State.DEFERRED, changed, circumstances, reason)
 

@@ -7,6 +7,7 @@ are hints: a watcher that dies or is deaf costs latency only, because the daemon
 
 from __future__ import annotations
 
+import logging
 import secrets
 import threading
 from collections.abc import Callable, Sequence
@@ -16,6 +17,8 @@ from watchdog.events import FileSystemEvent, FileSystemEventHandler
 from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
+
+logging.getLogger("watchdog").addHandler(logging.NullHandler())  # its warnings are for programmers
 
 POLL_S = 1.0
 PROBE_S = 2.0

@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from wandb_spool.locate import locate
+from wandb_spool.overview import reasons
 from wandb_spool.spool.configuration import Configuration, configuration_paths, load_configuration
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import WAITING, State
 from wandb_spool.spool.syncers import read_syncers
-from wandb_spool.spool.words import age
+from wandb_spool.spool.words import age, count
 from wandb_spool.survey import Found, Survey
 from wandb_spool.syncer import doctor
 from wandb_spool.syncer.doctor import Check, Verdict, bad, ok, warn
@@ -25,6 +26,7 @@ from wandb_spool.syncer.doctor import Check, Verdict, bad, ok, warn
 if TYPE_CHECKING:
     from wandb_spool.spool.entry import Entry
 
+NOTHING_TO_DO = "nothing to do"
 SYNC_OVERDUE_S = 24 * 3600.0
 _LOOKED_AT = 200  # entries and run directories that are read: each costs a request on a shared file system
 _SIGNS = {Verdict.OK: "✓", Verdict.WARN: "!", Verdict.BAD: "✗"}
@@ -83,6 +85,7 @@ def _spool(spool: Spool, survey: Survey, waiting: list[Found], environ: Mapping[
     yield from doctor.quota(spool)
     yield doctor.markers(spool)
     yield _synced(spool, waiting)
+    yield from _held_up(waiting)
     yield from _set_aside(survey, waiting)
 
 
@@ -108,14 +111,23 @@ def _synced(spool: Spool, waiting: list[Found]) -> Check:
     return warn("syncer", what, mend) if late else ok("syncer", what)
 
 
+def _held_up(waiting: list[Found]) -> Iterator[Check]:
+    """What keeps fragments from being delivered, one line a class of failure."""
+    for group in reasons([item for item in waiting if item.state is State.DEFERRED]):
+        what = f"{count(group['count'], 'run waits', 'runs wait')}, nothing is lost: {group['reason']}"
+        mend = group["mend"] or "`wandb-spool show RUN` tells more"
+        if mend.startswith(NOTHING_TO_DO):
+            yield ok("deferred", f"{what} ({mend})")
+        else:
+            yield warn("deferred", what, mend)
+
+
 def _set_aside(survey: Survey, waiting: list[Found]) -> Iterator[Check]:
     counts = survey.counts()
     number = counts[State.QUARANTINED.value]
-    if number:
-        example = next((item for item in waiting if item.state is State.QUARANTINED), None)
-        why = "" if example is None or not example.entry.reason else f"; {example.entry.name}: {example.entry.reason}"
-        mend = None if example is None else example.entry.mend
-        yield warn("quarantined", f"{number}{why}", mend or "`wandb-spool show RUN` tells the mend, then `release RUN`")
+    for group in reasons([item for item in waiting if item.state is State.QUARANTINED]):
+        what = f"{count(group['count'], 'run was', 'runs were')} set aside, {group['example']}: {group['reason']}"
+        yield warn("quarantined", what, group["mend"] or "`wandb-spool show RUN` tells the mend, then `release RUN`")
     if counts[State.HELD.value]:
         yield warn(
             "held", f"{counts[State.HELD.value]} set aside by a person", "`wandb-spool release RUN` lets them go"

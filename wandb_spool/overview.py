@@ -58,7 +58,7 @@ def status(spool: Spool, survey: Survey, settings: Configuration, now_s: float) 
         "destinations": _destinations(waiting),
         "servers": _servers(spool),
         "attention": _attention(spool, waiting, settings, now_s),
-        "reasons": _reasons(waiting),
+        "reasons": reasons(waiting),
         "transit": _transit(waiting),
         "syncers": [syncer.body for syncer in read_syncers(spool)],
         "problems": list(survey.problems),
@@ -86,6 +86,8 @@ def lines(spool: Spool, survey: Survey, settings: Configuration, body: dict[str,
         f"receipts, or `wandb-spool release --bundle {item['file']}`"
         for item in body["transit"]
     ]
+    if body["reasons"] and not survey.damaged:
+        shown.append("nothing of this is lost: it stays in the spool until a server has it and was read back")
     shown += [f"for {name}: {_counts_text(counts)}" for name, counts in body["destinations"].items()]
     shown += [_server_line(base_url, said, now_s) for base_url, said in body["servers"].items()]
     shown += [f"PROBLEM {problem}" for problem in survey.problems]
@@ -125,7 +127,7 @@ def _destinations(waiting: list[Found]) -> dict[str, dict[str, int]]:
     return {name: dict(counts) for name, counts in sorted(per.items())}
 
 
-def _reasons(waiting: list[Found]) -> list[dict[str, Any]]:
+def reasons(waiting: list[Found]) -> list[dict[str, Any]]:
     """What holds entries up, by the class with which a reason begins; the newest text of each."""
     groups: dict[tuple[str, str], list[Found]] = {}
     for found in waiting:
@@ -135,6 +137,7 @@ def _reasons(waiting: list[Found]) -> list[dict[str, Any]]:
         {
             "state": state,
             "count": len(found),
+            "example": found[-1].entry.name,
             "reason": found[-1].entry.reason,
             "mend": _named(found[-1].entry.mend, found),
         }
@@ -204,13 +207,18 @@ def _server_line(base_url: str, said: dict[str, Any], now_s: float) -> str:
 
     asked_s = seconds(said.get("at"))
     when = "" if asked_s is None else f", {age(max(0.0, now_s - asked_s))} ago from {said['host']}"
-    return f"{base_url}: {said.get('said') or 'answered'}{when}"
+    what = str(said.get("said") or "answered").replace(f"{base_url} ", "it ").replace(f"{base_url}: ", "")
+    return f"{base_url}: {what}{when}"
 
 
 def _destination_names(settings: Configuration) -> str:
     destinations = settings.destinations
-    named = [f"{name} ({item.base_url})" if item.base_url else name for name, item in destinations.items()]
-    return ", ".join(named) or os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    own = os.environ.get("WANDB_BASE_URL") or "https://api.wandb.ai"
+    named = [
+        f"{name} ({item.base_url or (own if name == 'default' else 'https://api.wandb.ai')})"
+        for name, item in destinations.items()
+    ]
+    return ", ".join(named) or own
 
 
 def _synced(spool: Spool, now_s: float) -> str:

@@ -75,12 +75,12 @@ def test_a_log_gets_its_first_line_soon_and_then_ever_fewer() -> None:
 
 
 def test_an_event_carries_the_numbers() -> None:
-    moving = Moving(Phase.PUSHING, 2, 30, "http://x", 5, 10, 1.0, 3, 8, 100)
+    moving = Moving(Phase.PUSHING, 2, 30, "http://x", 50_000, 100_000, 10_000.0, 3, 8, 100)
     event = progress_event(moving, 0.0)
     assert event["event"] == (
-        "pushing 2 runs (30 rows), 3 of 8 done to http://x: 5 B of about 10 B (50%), 1 B/s, about 5 s left"
+        "pushing 2 runs (30 rows), 3 of 8 done to http://x: 50.0 kB of about 100 kB (50%), 10.0 kB/s, about 5 s left"
     )
-    numbers = {"sent_bytes": 5, "total_bytes": 10, "bytes_per_s": 1, "eta_s": 5, "done_runs": 3, "due_runs": 8}
+    numbers = {"sent_bytes": 50_000, "bytes_per_s": 10_000, "eta_s": 5, "done_runs": 3, "due_runs": 8}
     assert numbers.items() <= event.items()
 
 
