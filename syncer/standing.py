@@ -50,7 +50,7 @@ class Chain:
 
     sealed: tuple[Sealed, ...]
     gone: tuple[tuple[int, int], ...] = ()
-    """First and last step of delivered fragments that were pruned here."""
+    """First and last step of delivered fragments whose rows can't be read here any more (pruned, mostly)."""
     gone_behind: int = 0
     """How many of the fragments come before the last one that was pruned here."""
 
@@ -490,15 +490,21 @@ def load_chain(
             manifest, digest = read_manifest(entry.run_directory(root))
             log = _log(root, entry, manifest, private, tick)
             chain.append(Sealed(entry, manifest, digest, log, entry.name in aside))
+            gone += _steps_of(entry) if log is None else ()
         except FileNotFoundError:
             gone_behind = len(chain) if entry.receipt else gone_behind
-            receipt = entry.receipt or {}
-            first, last = receipt.get("first_step"), receipt.get("last_step")
-            if isinstance(first, int) and isinstance(last, int):
-                gone.append((first, last))
+            gone += _steps_of(entry)
         except (OSError, SpoolError):
             continue
     return Chain(tuple(chain), tuple(gone), gone_behind)
+
+
+def _steps_of(entry: Entry) -> Iterator[tuple[int, int]]:
+    """Which steps were read back of a delivered fragment whose rows can't be read here any more."""
+    receipt = entry.receipt or {}
+    first, last = receipt.get("first_step"), receipt.get("last_step")
+    if isinstance(first, int) and isinstance(last, int):
+        yield first, last
 
 
 def _log(root: Path, entry: Entry, manifest: Manifest, private: Path, tick: Callable[[], None]) -> Path | None:
