@@ -117,8 +117,8 @@ POLICIES: dict[Failure, Policy] = {
         State.QUARANTINED,
         False,
         False,
-        "bring the files back, then `wandb-spool release RUN`; or take them as they are: `wandb-spool recover RUN"
-        " --reseal`",
+        "files changed after the seal: bring them back from a backup, then `wandb-spool release RUN`; or"
+        " `wandb-spool discard RUN`",
     ),
     Failure.UNSAFE: Policy(
         State.QUARANTINED,

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pytest
+from typer.main import get_command
 
+from wandb_spool.cli import build
 from wandb_spool.spool.layout import log_path
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
@@ -86,13 +90,25 @@ TROUBLES = (
     Trouble(Failure.PARTIAL, "20 of 20 rows", "wandb-spool show", Fault(STATUS, "file_stream", status=413)),
     Trouble(Failure.CONFLICT, "other values", "--id NEW_ID", make=other_values, shape="third"),
     Trouble(Failure.DAMAGED, "manifest", "wandb-spool verify", make=lose_manifest),
-    Trouble(Failure.TAMPERED, "differs from its manifest", "wandb-spool recover", make=tamper),
+    Trouble(Failure.TAMPERED, "differs from its manifest", "wandb-spool release", make=tamper),
     Trouble(Failure.UNSAFE, "no regular file", "wandb-spool verify", make=link_out),
     Trouble(Failure.VANISHED, "is gone", "wandb-spool discard", make=lose),
     Trouble(Failure.HANG, "no progress", "nothing to do", Fault(FaultKind.HANG, "file_stream"), make=impatient),
     Trouble(Failure.UNREADABLE, "can't answer", "accept_unverified", Fault(STATUS, "graphql:Run", status=400)),
     Trouble(Failure.WAITS, "which is held", "wandb-spool release", make=hold_the_first),
 )
+
+
+def test_every_command_and_option_that_a_mend_names_is_there() -> None:
+    """A person at two in the morning types what they read."""
+    application = build([])
+    commands: dict[str, Any] = getattr(get_command(application), "commands")  # noqa: B009 - the library's own class
+    for failure, policy in POLICIES.items():
+        for typed in re.findall(r"`wandb-spool ([^`]*)`", policy.mend):
+            name, *words = typed.split()
+            assert name in commands, (failure, typed)
+            known = {option for parameter in commands[name].params for option in parameter.opts}
+            assert {word for word in words if word.startswith("--")} <= known, (failure, typed)
 
 
 @pytest.mark.parametrize("trouble", TROUBLES, ids=lambda trouble: f"{trouble.failure.name}-{trouble.cause}")
