@@ -16,7 +16,7 @@ from typing import Any
 
 from .bundle_index import RECEIPTS_NAME, BundleError, Index, Kind, Member, encode_json
 from .bundle_pack import Left, Packed, write_index
-from .entry import Entry
+from .entry import Entry, Target
 from .errors import LostRaceError, SpoolError
 from .queue import Place, Spool
 from .receipts import append_receipt
@@ -107,6 +107,14 @@ def _parse(raw: bytes) -> dict[str, Any]:
     return line
 
 
+def _target(receipt: dict[str, Any]) -> Target | None:
+    """Where it was delivered, so that `verify --remote` can ask there too."""
+    try:
+        return Target.from_json(receipt["target"])
+    except KeyError:
+        return None
+
+
 def _accept(
     spool: Spool,
     place: Place | None,
@@ -129,7 +137,11 @@ def _accept(
             return f"it is {place.state} here; it was left so"
         owned = spool.claim(place)
         receipt = append_receipt(spool, {**line["receipt"], "entry": entry.name, "carried": carried}, now_s=now_s)
-        delivered = replace(spool.read(owned), receipt=receipt, reason=None, mend=None, not_before=None, backoff_s=0.0)
+        known = spool.read(owned)
+        delivered = replace(
+            known, receipt=receipt, target=_target(receipt) or known.target, reason=None, mend=None,
+            not_before=None, backoff_s=0.0,
+        )  # fmt: skip
         why = f"its receipt was carried home ({carried['bundle'][:12]})"
         spool.move(owned, State.DELIVERED, delivered, why=why, now_s=now_s)
     except (LostRaceError, FileNotFoundError):

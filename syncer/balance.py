@@ -130,6 +130,8 @@ def _one_of_each(items: Sequence[Known]) -> list[Known]:
 def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, Manifest]) -> None:
     """What was logged, lost, waits or was discarded, by manifest (or by the sign of life of an open fragment)."""
     balance.fragments += 1
+    if item.entry.replay is not None and item.state is State.DISCARDED:
+        return  # its rows are counted where they were logged; `prune` may have taken them since
     run_directory = item.entry.run_directory(spool.root)
     try:
         manifest, _ = read_manifest(run_directory)
@@ -140,8 +142,6 @@ def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, 
         balance.wrong.append(str(error))
         return
     manifests[item.entry.name] = manifest
-    if item.entry.replay is not None and item.state is State.DISCARDED:
-        return
     kept = manifest.rows_kept
     balance.rows_logged += kept + (manifest.rows_lost or 0)
     balance.logged_known = balance.logged_known and manifest.rows_logged is not None

@@ -22,6 +22,7 @@ from delivery.syncing import QUICK, Syncing
 from wandb_spool.spool.entry import Entry
 from wandb_spool.spool.log import rows
 from wandb_spool.spool.manifest import read_manifest
+from wandb_spool.spool.pruning import is_pruned
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 from wandb_spool.syncer.balance import RunBalance, balances
@@ -155,7 +156,13 @@ def judge(entries: list[Known], spool: Spool, syncing: Syncing, server: Rehearsa
     whole = server.report()
     ours = {key: run for key, run in whole.runs.items() if "/".join(key) in targets}
     report = replace(whole, runs=ours)
-    wrong = [*_balance_wrongs(found), *_file_wrongs(entries, spool, report), *_row_wrongs(entries, spool, report)]
+    here = _with_bytes(entries, spool)
+    whole_runs = {known.entry.run_id for known in here}
+    wrong = [
+        *_balance_wrongs(found, whole_runs),
+        *_file_wrongs(here, spool, report),
+        *_row_wrongs(here, spool, report),
+    ]
     runs = list(report.runs.values())
     return Verdict(
         runs=len(found),
@@ -173,12 +180,20 @@ def judge(entries: list[Known], spool: Spool, syncing: Syncing, server: Rehearsa
     )
 
 
-def _balance_wrongs(found: Sequence[RunBalance]) -> Iterator[str]:
+def _with_bytes(entries: Sequence[Known], spool: Spool) -> list[Known]:
+    """Those of whose runs every fragment still lies here: nothing of them was pruned."""
+    pruned = {known.entry.run_id for known in entries if is_pruned(spool, known.entry)}
+    return [known for known in entries if known.entry.run_id not in pruned]
+
+
+def _balance_wrongs(found: Sequence[RunBalance], whole: set[str | None]) -> Iterator[str]:
+    """`whole`: the runs of which nothing was pruned; of the others nobody can tell whose rows the server has."""
     for balance in found:
         if not balance.holds:
             yield f"{balance.run_id}: the balance does not hold: {balance.as_json()}"
-        if balance.doubled or balance.conflicting or balance.foreign:
-            odd = f"{balance.doubled} doubled, {balance.conflicting} conflicting, {balance.foreign} foreign"
+        foreign = balance.foreign if balance.run_id in whole else 0
+        if balance.doubled or balance.conflicting or foreign:
+            odd = f"{balance.doubled} doubled, {balance.conflicting} conflicting, {foreign} foreign"
             yield f"{balance.run_id}: {odd}"
 
 
@@ -224,7 +239,9 @@ def _row_wrongs(entries: Sequence[Known], spool: Spool, report: Report) -> Itera
                 if row.step is not None:
                     steps.setdefault(row.step, set()).add(row.values.get("loss"))
     for (entity, project, run_id), run in report.runs.items():
-        steps = logged.get(f"{entity}/{project}/{run_id}", {})
+        if f"{entity}/{project}/{run_id}" not in logged:
+            continue
+        steps = logged[f"{entity}/{project}/{run_id}"]
         odd = [step for step, row in run.rows if row.get("loss") not in steps.get(step, set())]
         if odd:
             yield f"{run_id}: steps {odd[:5]} hold what nobody logged there"

@@ -22,8 +22,10 @@ from wandb_spool.syncer.push import PushResult
 from wandb_spool.syncer.view import View
 
 _UPSERT = """
-mutation UpsertBucket($name: String, $entity: String, $project: String, $config: JSONString) {
-  upsertBucket(input: {name: $name, entityName: $entity, modelName: $project, config: $config}) {
+mutation UpsertBucket($name: String, $entity: String, $project: String, $config: JSONString, $shown: String) {
+  upsertBucket(input: {
+    name: $name, entityName: $entity, modelName: $project, config: $config, displayName: $shown
+  }) {
     bucket { id name historyLineCount }
   }
 }"""
@@ -75,7 +77,8 @@ def _send(view: View, base_url: str, key: str, *, half: bool, twice: bool) -> No
         session.auth = ("api", key)
         config = json.dumps({name: {"value": value} for name, value in found.config.items()})
         run = {"entity": found.entity, "project": found.project}
-        created = _ask(session, base_url, "UpsertBucket", _UPSERT, {**run, "name": found.run_id, "config": config})
+        wanted = {**run, "name": found.run_id, "config": config, "shown": found.display_name or None}
+        created = _ask(session, base_url, "UpsertBucket", _UPSERT, wanted)
         held = created["upsertBucket"]["bucket"]["historyLineCount"] or 0
         if not half:
             _upload(view.directory / "files", session, base_url, {**run, "run": found.run_id})
