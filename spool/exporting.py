@@ -1,4 +1,4 @@
-"""Export a run without wandb and without a server: history, system metrics, console, config, summary, files.
+"""Export a run without wandb and without a server: history, system metrics, console, config, summary, files, artifacts.
 
 Several fragments of one run are joined in their order; rows that a restart superseded are left out, or kept and marked
 (`fragments=True`). The directory appears when it is whole. Memory is bounded whatever the run holds.
@@ -13,11 +13,12 @@ import os
 import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from pathlib import Path
 from typing import Any
 
+from .artifact_copies import ArtifactCopies
 from .columns import ColumnKind, JsonLines, Parquet, Table, TableWriter, plain, require_pyarrow
 from .durable import TEMPORARY_PREFIX
 from .errors import UsageError, storage_error
@@ -57,10 +58,15 @@ class Exported:
     rows: int
     rows_superseded: int
     files: int
+    artifact_files: int
+    missing: tuple[str, ...]
+    """A line for each file of an artifact that could not be copied."""
 
 
-def export_run(pieces: Sequence[Piece], directory: Path, kind: Format, *, fragments: bool = False) -> Exported:
-    """Write a run into a new directory."""
+def export_run(
+    pieces: Sequence[Piece], directory: Path, kind: Format, *, fragments: bool = False, artifacts: bool = True
+) -> Exported:
+    """Write a run into a new directory. `artifacts`: their bytes too; `run.json` lists them in any case."""
     if kind is Format.PARQUET:
         require_pyarrow()
     if os.path.lexists(directory):
@@ -68,17 +74,19 @@ def export_run(pieces: Sequence[Piece], directory: Path, kind: Format, *, fragme
     scratch = directory.parent / f"{TEMPORARY_PREFIX}{secrets.token_hex(6)}"
     try:
         scratch.mkdir(parents=True)
-        done = _Export(pieces, scratch, kind, fragments).run()
+        done = _Export(pieces, scratch, kind, fragments, artifacts).run()
         os.rename(scratch, directory)
     except OSError as error:
         raise storage_error("export", directory, error) from error
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return Exported(directory, done.rows, done.rows_superseded, done.files)
+    return replace(done, directory=directory)
 
 
 class _Export:
-    def __init__(self, pieces: Sequence[Piece], directory: Path, kind: Format, fragments: bool) -> None:
+    def __init__(
+        self, pieces: Sequence[Piece], directory: Path, kind: Format, fragments: bool, artifacts: bool
+    ) -> None:
         self._pieces = pieces
         self._directory = directory
         self._make: Callable[[Path, Mapping[str, ColumnKind]], TableWriter] = (
@@ -87,6 +95,8 @@ class _Export:
         self._suffix = Parquet.suffix if kind is Format.PARQUET else JsonLines.suffix
         self._fragments = fragments
         self._superseded = 0
+        self._copies = ArtifactCopies(directory / "artifacts")
+        self._artifacts = artifacts
 
     def run(self) -> Exported:
         first = {FRAGMENT_KEY: ColumnKind.TEXT} if self._fragments else {}
@@ -106,12 +116,15 @@ class _Export:
                     take(record)
                 found.append(collector.conclude(records))
             files += self._copy_files(piece)
+            if self._artifacts:
+                self._copies.take(piece.reader)
         for table in (history, system, console):
             table.close()
         self._write_json("config.json", _merged([item.config for item in found]))
         self._write_json("summary.json", _merged([item.summary for item in found]))
         self._write_json("run.json", self._describe(found, history.rows))
-        return Exported(self._directory, history.rows, self._superseded, files)
+        copies = self._copies
+        return Exported(self._directory, history.rows, self._superseded, files, copies.files, tuple(copies.missing))
 
     def _table(self, name: str, leading: dict[str, ColumnKind]) -> Table:
         return Table(self._make(self._directory / f"{name}{self._suffix}", leading))
@@ -197,10 +210,12 @@ class _Export:
                 for piece, item in zip(self._pieces, found, strict=True)
             ],
             "artifacts": [
-                {"name": each.name, "type": each.type, "digest": each.digest, "files": each.entries}
+                {"name": each.name, "type": each.type, "digest": each.digest, "aliases": list(each.aliases)}
+                | {"files": each.entries, "directory": self._copies.directories.get((each.name, each.digest))}
                 for item in found
                 for each in item.artifacts
             ],
+            "artifact_files_missing": self._copies.missing,
         }
 
 

@@ -28,13 +28,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from .capture import regular_files
-from .errors import UsageError, storage_error
+from .errors import SpoolError, UsageError, storage_error
 from .layout import log_path
-from .log import Artifact, Ending, LogFacts, LogReader, Record, RecordKind, artifacts, facts
+from .log import (
+    Artifact,
+    ArtifactEntry,
+    Ending,
+    LogFacts,
+    LogReader,
+    ManifestFileError,
+    Record,
+    RecordKind,
+    artifacts,
+    facts,
+    read_manifest_file,
+)
 from .log.items import item_value, key_path, parse_all, parse_json, split_item
 from .log.record import content
 from .log.rows import MAX_ROW_BYTES, plain_row, read_step_of
 from .log.wire import WireError, fields, integer, messages, require_message, text
+from .manifest import read_manifest
 
 if TYPE_CHECKING:
     import pandas
@@ -77,6 +90,21 @@ class RunFile:
     """Below `files/`, with `/`."""
     path: Path
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class ArtifactFile:
+    """One file of an artifact, and where its bytes lie now."""
+
+    name: str
+    """Its path in the artifact."""
+    size_bytes: int
+    md5: str
+    """Base64 of the MD5, as wandb writes it; for a reference its ETag or the like."""
+    path: Path | None
+    """None for a reference, and where the bytes are gone."""
+    reference: str = ""
+    """The URL of a file that was logged by reference: nothing of it is here."""
 
 
 def open_run(path: Path | str) -> RunReader:
@@ -195,6 +223,38 @@ class RunReader:
     def artifacts(self) -> Iterator[Artifact]:
         """The artifacts that were logged; each knows its entries and where their bytes lay."""
         return artifacts(self.log, salvage=True)
+
+    def artifact_files(self, artifact: Artifact) -> Iterator[ArtifactFile]:
+        """The files of an artifact; in a sealed run those that were sealed with it, wherever the spool lies now."""
+        for entry in self._artifact_entries(artifact):
+            path = None if entry.ref else self._found(entry.local_path)
+            yield ArtifactFile(entry.path, entry.size_bytes, entry.digest, path, entry.ref)
+
+    def _artifact_entries(self, artifact: Artifact) -> Iterator[ArtifactEntry]:
+        yield from artifact.entries()
+        if artifact.manifest_file_path:  # more than a hundred thousand files
+            path = self._found(artifact.manifest_file_path)
+            try:
+                if path is not None:
+                    yield from read_manifest_file(path)
+            except ManifestFileError:
+                return
+
+    def _found(self, named: str) -> Path | None:
+        """Where a file lies now which the log names by its absolute path."""
+        if not named:
+            return None
+        path = self._sealed_places.get(named) or Path(self.directory, named)
+        return path if path.is_file() and not path.is_symlink() else None
+
+    @cached_property
+    def _sealed_places(self) -> dict[str, Path]:
+        try:
+            manifest, _ = read_manifest(self.directory)
+        except (OSError, SpoolError):
+            return {}  # not sealed, or not in a spool: then the log's own paths are all there is
+        launch = self.directory.parent.parent
+        return {item.source: launch / item.path for item in manifest.files if item.source}
 
     def to_pandas(self, *, system: bool = False) -> pandas.DataFrame:
         """The history (or the system metrics) as a DataFrame, one column a key; needs pandas, and memory for all of it.
@@ -354,6 +414,7 @@ def time_of(record: Record, start: int, end: int) -> float:
 
 
 __all__ = [
+    "ArtifactFile",
     "ConsoleLine",
     "HistoryRow",
     "RunFile",

@@ -32,6 +32,12 @@ print("a line on the console")
 print("a complaint", file=sys.stderr)
 open("saved.txt", "w").write("what was saved")
 run.save("saved.txt", policy="now")
+for version in ("first", "second"):
+    model = wandb.Artifact("model", "model")
+    with model.new_file("weights/layer one.bin", mode="w") as stream:
+        stream.write(version)
+    model.add_reference("https://example.invalid/elsewhere", name="elsewhere", checksum=False)
+    run.log_artifact(model)
 run.finish()
 """
 

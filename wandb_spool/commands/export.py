@@ -19,6 +19,9 @@ if TYPE_CHECKING:
     from wandb_spool.survey import Found
 
 
+_MOST_LINES = 20
+
+
 def command(
     runs: RunsArgument,
     spool: SpoolOption = None,
@@ -29,12 +32,16 @@ def command(
     fragments: Annotated[
         bool, typer.Option("--fragments", help="Keep the rows that a restart superseded, with columns that tell.")
     ] = False,
+    artifacts: Annotated[
+        bool, typer.Option("--artifacts/--no-artifacts", help="Copy the files of artifacts too.")
+    ] = True,
 ) -> None:
-    """Write history, system metrics, console, config, summary and files, without wandb and without a server.
+    """Write history, system metrics, console, config, summary, files and artifacts, without wandb and a server.
 
     RUN may also be a run directory or .wandb file anywhere.
     """
-    from wandb_spool.output import emit
+    from wandb_spool.bundling import PARTLY
+    from wandb_spool.output import complain, emit
     from wandb_spool.spool.errors import UsageError
     from wandb_spool.spool.exporting import Format, export_run
     from wandb_spool.spool.words import count
@@ -44,10 +51,18 @@ def command(
     except ValueError as error:
         raise UsageError(f"there is no format {kind!r}", hint="--format parquet or --format jsonl") from error
     root = Path(os.path.abspath(os.path.expanduser(out)))
+    missing = 0
     for directory, pieces in _runs(spool, runs):
-        done = export_run(pieces, root / directory, wanted, fragments=fragments)
+        done = export_run(pieces, root / directory, wanted, fragments=fragments, artifacts=artifacts)
         superseded = f" ({count(done.rows_superseded, 'row')} superseded)" if done.rows_superseded else ""
-        emit(f"{done.directory}: {count(done.rows, 'row')}{superseded}, {count(done.files, 'file')}")
+        copied = f", {count(done.artifact_files, 'file')} of artifacts" if done.artifact_files else ""
+        emit(f"{done.directory}: {count(done.rows, 'row')}{superseded}, {count(done.files, 'file')}{copied}")
+        missing += len(done.missing)
+        for line in done.missing[:_MOST_LINES]:
+            complain(line)
+        if len(done.missing) > _MOST_LINES:
+            complain(f"… and {len(done.missing) - _MOST_LINES} more, listed in {done.directory / 'run.json'}")
+    raise typer.Exit(PARTLY if missing else 0)
 
 
 def _runs(option: str | None, texts: list[str]) -> Iterator[tuple[str, list[Piece]]]:
