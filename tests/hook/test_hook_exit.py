@@ -108,3 +108,62 @@ print(os.WTERMSIG(os.waitpid(pid, 0)[1]))
     )
     assert ended.out.split()[-1] == str(int(signal.SIGTERM))
     assert program.fragment().facts.exit_code == 0
+
+
+CHILDREN = """
+import multiprocessing, wandb
+def well():
+    wandb.init(project="p", name="well").log({"a": 1})
+def badly():
+    well(); 1 / 0
+def with_a_code():
+    well(); raise SystemExit(5)
+if __name__ == "__main__":
+    child = multiprocessing.get_context(sys.argv[2]).Process(target=globals()[sys.argv[1]])
+    child.start(); child.join()
+    print(child.exitcode)
+"""
+
+
+@pytest.mark.parametrize(("end", "code"), [("well", 0), ("badly", 1), ("with_a_code", 5)])
+@pytest.mark.parametrize("kind", ["fork", "spawn"])
+def test_a_child_that_never_calls_finish_leaves_a_finished_run(
+    program: Program, end: str, code: int, kind: str
+) -> None:
+    ended = program.run(CHILDREN, end, kind)
+    fragment = program.fragment()
+    assert ended.out.split() == [str(code)], ended.err
+    assert (fragment.facts.rows, fragment.facts.exit_code, fragment.alive.phase) == (1, code, "finished")
+
+
+def test_workers_of_a_pool_that_is_terminated_leave_finished_runs(program: Program) -> None:
+    ended = program.run(
+        """
+        import multiprocessing, wandb
+        def begin():
+            global run
+            run = wandb.init(project="p")
+        def work(n):
+            run.log({"n": n}); time.sleep(0.3)
+        if __name__ == "__main__":
+            with multiprocessing.get_context("fork").Pool(2, begin) as pool:
+                while len(os.listdir(os.environ["WANDB_SPOOL_DIR"] + "/queue/open")) < 2:
+                    pool.map(work, range(4))
+        """
+    )
+    assert ended.exit_code == 0, ended.err
+    assert [fragment.alive.phase for fragment in program.fragments()] == ["finished"] * 2
+    assert all(fragment.facts.rows == fragment.alive.rows for fragment in program.fragments())
+
+
+def test_sigterm_in_the_middle_of_finish_leaves_the_exit_record(program: Program) -> None:
+    again = """
+import threading
+threading.Timer(0.02, os.kill, (os.getpid(), signal.SIGTERM)).start()
+run.finish()
+time.sleep(60)
+"""
+    ended = program.run(LOG + again)
+    fragment = program.fragment()
+    assert ended.exit_code == 143, ended.err
+    assert fragment.facts.rows == 10 and fragment.facts.exit_code in (0, 143) and fragment.alive.phase == "finished"

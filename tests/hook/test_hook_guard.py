@@ -77,6 +77,12 @@ def test_after_the_death_of_wandb_core_every_row_is_there_once(
     assert sum("goes on in a new fragment" in line for line in ended.notices) == len(fragments) - 1
 
 
+def test_a_program_that_dies_of_broken_pipes_does_not_die_with_wandb_core(program: Program) -> None:
+    call = f"run.log({VALUES})"
+    ended = program.run("signal.signal(signal.SIGPIPE, signal.SIG_DFL)\n" + RESUMING.format(call=call, kills=(50,)))
+    assert_nothing_lost(program, ended, list(range(100)))
+
+
 def test_several_runs_at_once_each_resume(program: Program) -> None:
     ended = program.run(
         """

@@ -149,3 +149,16 @@ def test_the_name_of_a_run_is_never_none_and_stands_in_the_log(program: Program)
     name, again = ended.out.split()[-2:]
     assert name == again == program.fragment().facts.display_name == program.fragment().entry["name"]
     assert name.count("-") == 2
+
+
+@pytest.mark.parametrize(("name", "taken"), [("my/proj:x", "my-proj-x"), ("p" * 300, "p" * 128)])
+@pytest.mark.parametrize("by", ["argument", "environment"])
+def test_a_project_name_that_wandb_refuses_costs_no_row(program: Program, name: str, taken: str, by: str) -> None:
+    if by == "environment":
+        program.environ["WANDB_PROJECT"] = name
+    argument = f"project={name!r}" if by == "argument" else ""
+    ended = program.run(f"import wandb; run = wandb.init({argument}); run.log({{'a': 1}}); print(run.project)")
+    fragment = program.fragment()
+    assert ended.exit_code == 0 and fragment.facts.rows == 1, ended.err
+    assert fragment.facts.project == fragment.entry["project"] == taken
+    assert sum("no project name" in line for line in ended.notices) == 1

@@ -1,7 +1,9 @@
-"""A signal handler must not run between the count of a row and its sending: the row would be told as lost.
+"""A signal handler must not run between the count of a row and its sending: the row would be told as lost; nor during
+``finish``: the run would be without its exit record.
 
 Handlers run in the main thread only, between two of its instructions. What arrives while it is inside such a section is
-done when the section ends. Sections are bounded (``sender.PATIENCE_S``, or the time that a revival takes).
+done when the section ends. Sections are bounded (``sender.PATIENCE_S``, the time that a revival takes, or the patience
+of ``finish``).
 """
 
 from __future__ import annotations

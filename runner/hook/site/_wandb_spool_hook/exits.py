@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Optional
 
 from .anatomy import part
 
@@ -65,6 +65,13 @@ class ExitCode:
         monitoring.register_callback(tool, monitoring.events.PY_UNWIND, unwound)
         monitoring.set_events(tool, monitoring.events.PY_UNWIND)
         self.certain = True
+
+
+def code_of(error: Optional[BaseException], otherwise: int) -> int:
+    """The code of a process that ends with this exception on its way out."""
+    if error is None:
+        return otherwise
+    return _as_int(error.code) if isinstance(error, SystemExit) else 1
 
 
 def _as_int(status: Any) -> int:

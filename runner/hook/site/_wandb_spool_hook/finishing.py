@@ -16,9 +16,10 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import core, files
+from . import core, deferral, files
 from .alive import heart
 from .anatomy import module, part, run_class
+from .exits import code_of
 from .exits import exit_code as program
 from .notice import say
 from .process import Process
@@ -76,6 +77,13 @@ class Finisher:
         self._original = original
 
     def finish(self, session: Session, exit_code: Optional[int]) -> None:
+        deferral.enter()  # a SIGTERM that arrives now must not leave the run without its exit record
+        try:
+            self._finish(session, exit_code)
+        finally:
+            deferral.leave()
+
+    def _finish(self, session: Session, exit_code: Optional[int]) -> None:
         session.look_for_room()
         for _ in range(2):
             if core.is_dead():
@@ -178,6 +186,18 @@ def finish_at_exit(process: Process) -> None:
     """Run before wandb's own exit handler: the one that was registered last runs first."""
     atexit.unregister(_at_exit)
     atexit.register(_at_exit, process)
+    _finish_at_the_end_of_a_child(process)
+
+
+def _finish_at_the_end_of_a_child(process: Process) -> None:
+    """A child of multiprocessing ends without Python's exit handlers; its module has some of its own."""
+    found, util = sys.modules.get("multiprocessing.process"), sys.modules.get("multiprocessing.util")
+    if found is not None and util is not None and found.parent_process() is not None:
+        util.Finalize(None, _child_ends, args=(process,), exitpriority=100)
+
+
+def _child_ends(process: Process) -> None:
+    finish_all(process, code_of(sys.exc_info()[1], program.code))
 
 
 def _at_exit(process: Process) -> None:

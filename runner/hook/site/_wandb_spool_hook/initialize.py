@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import logging
 import os
+import re
 import tempfile
 from typing import Any, Dict, Optional
 
@@ -24,6 +25,7 @@ from .session import Session, no_room
 from .terminate import Terminator
 
 SUMMARY_PATIENCE_S = 5
+PROJECT_LENGTH = 128  # wandb refuses more
 
 
 def install(wandb: Any, process: Process, terminator: Terminator, reviver: Reviver) -> None:
@@ -65,7 +67,7 @@ class Initializer:
         self._replace_dead_core()
         self._step_aside(arguments)
         try:
-            run = self._original(**arguments)
+            run = self._begin(arguments)
             self._track(run, arguments)
         except Exception as error:  # noqa: BLE001 - logging must never stop training
             return self._without_logging(error, arguments)
@@ -111,6 +113,27 @@ class Initializer:
         if said not in self._process.overridden:
             self._process.overridden.append(said)
             say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.work})")
+
+    def _begin(self, arguments: Dict[str, Any]) -> Any:
+        try:
+            return self._original(**arguments)
+        except Exception:
+            if not self._mend_project(arguments):
+                raise
+            return self._original(**arguments)
+
+    def _mend_project(self, arguments: Dict[str, Any]) -> bool:
+        """wandb refuses some names; a run under another name is better than none. True if there was one to mend."""
+        given = arguments.get("project") or _explicit(arguments.get("settings"), "project")
+        given = str(given or os.environ.get("WANDB_PROJECT") or "")
+        mended = re.sub(r"[/\\#?%:]", "-", given)[:PROJECT_LENGTH]
+        if mended == given:
+            return False
+        say(f"{given!r} is no project name that W&B takes: logged as {mended!r}; `wandb-spool edit` can change it")
+        arguments["project"] = mended
+        if os.environ.get("WANDB_PROJECT") == given:
+            os.environ["WANDB_PROJECT"] = mended
+        return True
 
     def _step_aside(self, arguments: Dict[str, Any]) -> None:
         """Where the spool can't be written, begin elsewhere; the run moves into the spool when it can be."""
@@ -164,8 +187,12 @@ class Initializer:
             "init",
             f"wandb.init failed ({type(error).__name__}: {error}); training goes on, this run is NOT logged",
         )
-        plain = {k: arguments[k] for k in ("project", "name", "config") if k in arguments}
-        return self._original(mode="disabled", **plain)
+        for kept in (("project", "name", "config"), ("config",), ()):
+            try:
+                return self._original(mode="disabled", **{k: arguments[k] for k in kept if k in arguments})
+            except Exception:  # noqa: BLE001 - what was wrong with the arguments is wrong here, too
+                continue
+        return self._original(mode="disabled")
 
 
 def _before(process: Process, run: Any, arguments: Dict[str, Any]) -> Optional[continuation.Predecessor]:

@@ -8,6 +8,7 @@ thread (before 0.23), or with another way to frame its messages, is left to send
 
 from __future__ import annotations
 
+import signal
 import struct
 import time
 from collections import deque
@@ -37,6 +38,8 @@ class Sender:
         self._waiting: Deque[bytes] = deque()
         self._called = False
         self.stalled = False
+        if self._direct:
+            self._loop.call_soon_threadsafe(_survive_broken_pipes)
 
     def send(self, record: Any, original: Any, nowait: bool) -> None:
         """Raises what wandb raised for this record or for an earlier one."""
@@ -94,6 +97,11 @@ class Sender:
                 "stalled",
                 "wandb-core does not take what is logged (stopped?); it is kept in memory, training goes on",
             )
+
+
+def _survive_broken_pipes() -> None:
+    """In the asyncio thread: a program may have given SIGPIPE its default back, and die with wandb-core."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGPIPE])
 
 
 def _frames_are_known() -> bool:

@@ -97,6 +97,7 @@ class Terminator:
         if signal.getsignal(signal.SIGTERM) != self._handle:
             return  # somebody chained us: the end is theirs to decide
         self._begun.set()
+        exit_code.patience_s = FINISH_S
         deferral.run(self._end)
 
     def _end(self) -> None:
