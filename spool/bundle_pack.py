@@ -24,7 +24,7 @@ from .bundle_index import MAX_INDEX_BYTES, BundleError, Carried, Index, Kind, Me
 from .bundle_stream import BundleReader, BundleWriter, MemberDiffers
 from .edits import load_edit
 from .entry import Entry
-from .errors import LostRaceError, SpoolError, UsageError, storage_error
+from .errors import LostRaceError, SpoolError, StorageError, UsageError, storage_error
 from .layout import LaunchPaths
 from .manifest import MANIFEST_NAME, Manifest, read_manifest
 from .queue import Place, Spool
@@ -239,7 +239,7 @@ def _write_file(
         os.rename(part, target)
     except OSError as error:
         part.unlink(missing_ok=True)
-        raise storage_error("write the bundle", target, error) from error
+        raise _cannot_write(target, error) from error
     except BaseException:
         part.unlink(missing_ok=True)
         raise
@@ -249,13 +249,19 @@ def _write_file(
     return replace(packed, path=target, size_bytes=size), left
 
 
+def _cannot_write(target: Path, cause: OSError) -> StorageError:
+    error = storage_error("write the bundle", target, cause)
+    error.hint = "the runs stay where they were: free some room there" if error.full else "choose another --out"
+    return error
+
+
 def _open_part(part: Path, target: Path) -> int:
     if os.path.lexists(target):
         raise UsageError("the file is there already, it was not replaced", path=target, hint="choose another --out")
     try:
         fd = os.open(part, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o600)
     except OSError as error:
-        raise storage_error("write the bundle", target, error) from error
+        raise _cannot_write(target, error) from error
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError as error:

@@ -133,9 +133,33 @@ def _alone(spool: Spool) -> Iterator[None]:
         else:
             for leftover in spool.root.glob(f"{STAGING_PREFIX}*-*"):
                 shutil.rmtree(leftover, ignore_errors=True)
+        if not spool.paths.marker.exists():
+            raise UsageError("the spool was taken away meanwhile; unpack again", path=spool.root)
         yield
     finally:
         os.close(fd)
+
+
+def take_back(spool: Spool, *, with_root: bool) -> None:
+    """Remove a spool that was made for a bundle that was then refused. Only what is empty goes, and only while nobody
+    else unpacks here: another process may have begun to use the spool."""
+    try:
+        with _alone(spool):
+            below = [Path(parent) for parent, _, _ in os.walk(spool.root, topdown=False)][:-1]
+            if any(spool.scan()) or any(name != spool.paths.marker.name for name in _file_names(spool.root)):
+                return
+            for directory in below:
+                directory.rmdir()
+            spool.paths.marker.unlink()
+            if with_root:
+                spool.root.rmdir()
+    except (OSError, SpoolError):
+        pass  # somebody uses it: then it is no trace of ours any more
+
+
+def _file_names(root: Path) -> Iterator[str]:
+    for _, _, names in os.walk(root):
+        yield from names
 
 
 # -- before anything is visible --------------------------------------------------------------------------------------
@@ -390,4 +414,4 @@ def _bring(spool: Spool, staging: Path, path: str) -> None:
     durable.rename(source, target)
 
 
-__all__ = ["ARRIVING", "MANIFEST_NAME", "STAGING_PREFIX", "Unpacked", "unpack"]
+__all__ = ["ARRIVING", "MANIFEST_NAME", "STAGING_PREFIX", "Unpacked", "take_back", "unpack"]

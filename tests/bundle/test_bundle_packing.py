@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import io
 import os
 import shutil
 import subprocess
+import sys
 import tarfile
 from collections.abc import Callable
 from dataclasses import replace
@@ -26,7 +28,7 @@ from wandb_spool.spool.bundle_pack import (
     write_bundle,
 )
 from wandb_spool.spool.bundle_receipts import pack_receipts
-from wandb_spool.spool.bundle_unpack import unpack
+from wandb_spool.spool.bundle_unpack import take_back, unpack
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 
@@ -401,3 +403,69 @@ def test_numbers_and_divisions_are_plain(fabric: Fabric) -> None:
     assert numbered(Path("/m/runs.tar.zst"), 2) == Path("/m/runs.2.tar.zst")
     assert numbered(Path("runs"), 1) == Path("runs.1")
     assert divide([], 10) == ([], [])
+
+
+def test_a_place_that_takes_no_bundle_is_told_in_one_line_and_nothing_is_marked(
+    cluster: Machine, fabric: Fabric
+) -> None:
+    name = fabric.sealed().name
+    (cluster.home / "file").write_text("x")
+    (cluster.home / "directory").mkdir()
+    for out, code in (("missing/x.tar.zst", 1), ("file/x.tar.zst", 1), ("directory", 2), ("/dev/full/x", 1)):
+        done = cluster.run("pack", "--out", out, code=code)
+        assert done.stderr.count(b"\n") == 1, done.stderr
+        assert b"--spool" not in done.stderr
+    with Path("/dev/full").open("wb") as full:
+        command = [sys.executable, "-m", "wandb_spool", "pack", "--out", "-", "--trust-pipe"]
+        piped = subprocess.run(
+            command, env=cluster.environment(), cwd=cluster.home, stdout=full, stderr=subprocess.PIPE
+        )
+    assert piped.returncode == 1
+    assert b"nothing was marked" in piped.stderr
+    assert cluster.states() == {name: State.INCOMING}
+    assert not list(cluster.home.rglob("*.part"))
+
+
+def test_a_spool_that_somebody_else_begins_to_use_is_not_taken_back(tmp_path: Path, fabric: Fabric) -> None:
+    """Two `unpack` into one new directory, and the bundle of one of them is refused."""
+    for used in (lambda spool: Fabric(spool).sealed(), lambda spool: (spool.root / "runs" / "mine").write_text("x")):
+        spool = Spool.create(tmp_path / "new" / "spool")
+        used(spool)
+        before = tree(spool.root)
+        take_back(spool, with_root=True)
+        assert tree(spool.root) == before
+        shutil.rmtree(spool.root)
+    spool = Spool.create(tmp_path / "new" / "spool")
+    with spool.paths.marker.open("rb") as marker:
+        fcntl.flock(marker, fcntl.LOCK_EX)
+        take_back(spool, with_root=True)
+        assert spool.paths.queue(State.INCOMING).is_dir()
+    take_back(spool, with_root=True)
+    assert not spool.root.exists()
+    take_back(Spool.create(tmp_path / "new"), with_root=False)
+    assert list((tmp_path / "new").iterdir()) == []
+
+
+def test_names_that_people_give_their_files_arrive(cluster: Machine, fabric: Fabric, beyond: Machine) -> None:
+    deep = "/".join(["d" * 60] * 20)
+    names = [
+        "a b",
+        "ü\u2028\U0001f600",
+        "n" * 255,
+        f"{deep}/x",
+        "-rf",
+        "*?[",
+        "CON",
+        "a\\b",
+        "Case",
+        "case",
+        "%2e%2e",
+        "~",
+    ]
+    fabric.sealed(files={name: name.encode() for name in names} | {"empty": b"", "zeros": bytes(3 << 20)})
+    cluster.run("pack", "--out", "runs.tar.zst")
+    assert (cluster.home / "runs.tar.zst").stat().st_size < 20_000
+    beyond.run("unpack", str(cluster.home / "runs.tar.zst"))
+    assert {path: content for path, content in _runs(beyond.root).items() if "/files/" in path} == {
+        path: content for path, content in _runs(cluster.root).items() if "/files/" in path
+    }

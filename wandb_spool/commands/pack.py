@@ -106,7 +106,7 @@ def _pack_runs(
         else:
             path = _free(target) if several else target
             packed_any |= _write(spool, group, path, left)
-    if not packed_any and not finished:
+    if not packed_any and not finished and not left:
         say("nothing waits to be packed", to_stderr=pipe)
     return say_left(left) or (4 if survey.damaged else 0)
 
@@ -188,6 +188,8 @@ def _write_pipe(spool: Spool, carried: list[Carried], left: list[Left], *, trust
         stream.close()
     except BrokenPipeError as error:
         raise StorageError("the other end of the pipe is gone; nothing was marked, pack again") from error
+    except OSError as error:  # standard output may be a file on a full disk
+        raise StorageError(f"can't write the bundle: {error.strerror}; nothing was marked, pack again") from error
     left += differing
     if packed is None:
         return False

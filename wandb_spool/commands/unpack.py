@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import time
 from pathlib import Path
@@ -30,13 +29,14 @@ def command(
     from wandb_spool.bundling import say_left
     from wandb_spool.locate import locate
     from wandb_spool.output import complain
+    from wandb_spool.spool.bundle_unpack import take_back
     from wandb_spool.spool.errors import SpoolError, UsageError
     from wandb_spool.spool.queue import Spool
 
     if digest is not None and (len(files) != 1 or len(digest) < 8):
         raise UsageError("--digest is for one bundle, and at least 8 of its digits")
     located = locate(spool, os.environ)
-    existed = (located.root / "spool.json").exists()
+    root_existed, existed = located.root.exists(), (located.root / "spool.json").exists()
     code = 0
     results: list[Unpacked] = []
     streams = [(name, _open(name)) for name in files]  # a name that is wrong is told before anything happens
@@ -51,7 +51,7 @@ def command(
     for result in results:
         code = max(code, _say(opened, result), say_left(result.left))
     if not results and not existed:
-        _take_back(opened)
+        take_back(opened, with_root=not root_existed)  # a refused bundle leaves no trace, not even an empty spool
     raise typer.Exit(code)
 
 
@@ -108,9 +108,3 @@ def _say_receipts(result: Unpacked) -> int:
         f"{known}{foreign}; `wandb-spool prune` frees their room"
     )
     return say_left(receipts.left)
-
-
-def _take_back(spool: Spool) -> None:
-    """A bundle that is refused leaves no trace, not even the spool that was made for it."""
-    if not any(spool.scan()) and not any(spool.paths.runs.iterdir()):
-        shutil.rmtree(spool.root, ignore_errors=True)
