@@ -11,16 +11,19 @@ Guarantees
 from __future__ import annotations
 
 import os
+import shutil
 import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, TextIO
 
+from wandb_spool.spool import alive
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.launches import Launch
-from wandb_spool.spool.layout import LaunchPaths
+from wandb_spool.spool.layout import LaunchPaths, log_path
 from wandb_spool.spool.queue import Spool
+from wandb_spool.spool.states import State
 
 from .child import Command, NotStarted, attend, block_signals, start, unblock_signals
 from .environment import LaunchEnvironment, environment_without_spool, launch_environment
@@ -242,12 +245,32 @@ def _carry(stage: Stage) -> None:
 
 def _discard_if_empty(launch: Launch, stage: Stage | None) -> bool:
     """Leave nothing behind if no run was started; returns whether that is so."""
+    for paths in (launch.paths, *(() if stage is None else (stage.paths,))):
+        _drop_what_never_began(launch, paths)
     if _has_runs(launch.paths) or (stage is not None and _has_runs(stage.paths)):
         return False
     if stage is not None:
         stage.remove_if_sealed()
     launch.discard_if_empty()
     return True
+
+
+def _drop_what_never_began(launch: Launch, paths: LaunchPaths) -> None:
+    """wandb makes a run directory before it knows whether there will be a run: an `init` that failed leaves it."""
+    empty = [path for path in paths.fragments() if not _began(launch, path)]
+    if empty and not launch.is_inhabited():
+        for path in empty:
+            shutil.rmtree(path, ignore_errors=True)
+
+
+def _began(launch: Launch, directory: Path) -> bool:
+    """Whether there is a log, a sign of life, a file or an entry of it."""
+    return (
+        log_path(directory) is not None
+        or (directory / alive.FILE_NAME).exists()
+        or any((directory / "files").glob("*"))
+        or launch.spool.paths.entry(State.OPEN, f"{launch.name}.{directory.name}").exists()
+    )
 
 
 def _import_the_seal() -> None:

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 SIZE_BYTES = 256
+FILE_NAME = "alive"
 SHARED_NAME = "shared"
 UNTOLD = -1  # an exit code
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from . import clock, durable
 from .errors import StorageError, storage_error
-from .identity import Identity, current
+from .identity import Identity, current, start_ticks
 from .layout import FORMAT, LaunchPaths, new_launch_name
 from .queue import Spool
 
@@ -77,6 +77,11 @@ class Launch:
             return sum(1 for name in os.listdir(self.paths.markers) if not name.startswith("."))
         except OSError:
             return 0
+
+    def is_inhabited(self) -> bool:
+        """Whether a process that loaded the start-up hook lives on this host: it may begin a run yet."""
+        processes = (marker.name.partition("-") for marker in self.paths.markers.glob("[0-9]*-*"))
+        return any(start_ticks(int(pid)) == int(ticks) for pid, _, ticks in processes)
 
     def free_reserve(self) -> None:
         """Give the reserved room back to the disk, for the seal."""

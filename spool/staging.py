@@ -23,7 +23,7 @@ from pathlib import Path
 from . import alive, durable
 from .capture import Change, copy_descriptor, detach_links, digest_file, open_regular, regular_files
 from .errors import SpoolError, StorageError, storage_error
-from .identity import Life, boot_id, host_name, life, start_ticks
+from .identity import Life, boot_id, host_name, life
 from .launches import Launch
 from .layout import LaunchPaths, log_path
 from .manifest import MANIFEST_NAME
@@ -91,14 +91,8 @@ def remove_left_behind(directory: Path, spool: Spool) -> None:
 
 
 def _is_over(launch: Launch) -> bool:
-    """Whether its launcher is dead, and every process that the hook was in: one that lives may begin a run yet."""
     owner = launch.owner()
-    processes = (marker.name.partition("-") for marker in launch.paths.markers.glob("[0-9]*-*"))
-    return (
-        owner is not None
-        and life(owner) is Life.DEAD
-        and all(start_ticks(int(pid)) != int(ticks) for pid, _, ticks in processes)
-    )
+    return owner is not None and life(owner) is Life.DEAD and not launch.is_inhabited()
 
 
 def in_launch(named: str, launch: Launch) -> str:

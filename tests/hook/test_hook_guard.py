@@ -240,7 +240,7 @@ def small(program: Program, tmp_path: Path) -> Iterator[Program]:
     """A spool on a device of its own, 16 MiB."""
     mount = tmp_path / "small"
     mount.mkdir()
-    mounting = ["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=2000", "none", mount]
+    mounting = ["mount", "-t", "tmpfs", "-o", "size=16m,nr_inodes=2000", "none", str(mount)]
     if os.geteuid() != 0 or subprocess.run(mounting).returncode:
         pytest.skip("a full disk needs a tmpfs of its own, and mounting one needs root")
     try:

@@ -210,3 +210,12 @@ def test_run_that_was_finished_well_before_its_program_failed_is_finished(launch
     ]
     assert (first.exit_code, second.exit_code) == (0, 4)
     assert done.stderr.count(": finished") == 1 and done.stderr.count("failed with exit code 4") == 1
+
+
+def test_init_that_gives_back_the_active_run_leaves_no_second_one(launching: Launching) -> None:
+    """wandb makes a run directory before it knows."""
+    done = launching.run(sys.executable, "-c", LOGS + "assert wandb.init(project='p') is run; run.log({'a': 1})")
+    assert done.returncode == 0, done.stderr
+    ((_, manifest),) = sealed(launching)
+    assert (manifest.rows_logged, manifest.rows_kept) == (31, 31)
+    assert launching.entries(State.VOID) == []

@@ -12,7 +12,7 @@ import signal
 import struct
 import time
 from collections import deque
-from typing import Any, Deque
+from typing import Any, Callable, Deque
 
 from .anatomy import messages, part
 from .notice import say_once
@@ -39,7 +39,7 @@ class Sender:
         self._called = False
         self.stalled = False
         if self._direct:
-            self._loop.call_soon_threadsafe(_survive_broken_pipes)
+            self._call(_survive_broken_pipes)
 
     def send(self, record: Any, original: Any, nowait: bool) -> None:
         """Raises what wandb raised for this record or for an earlier one."""
@@ -55,7 +55,10 @@ class Sender:
         self._waiting.append(message)
         if not self._called:
             self._called = True
-            self._loop.call_soon_threadsafe(self._write)
+            self._call(self._write)
+
+    def _call(self, action: Callable[[], None]) -> None:
+        self._loop.call_soon_threadsafe(action)
 
     def _framed(self, record: Any) -> bytes:
         self._interface._assign(record)
