@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import clock, durable
+from .capture import open_regular
 from .identity import host_name
 from .layout import FORMAT
 from .queue import Spool
@@ -69,7 +70,11 @@ def _lines(spool: Spool) -> Iterator[dict[str, Any]]:
     if not spool.paths.adopted.is_dir():
         return
     for path in sorted(spool.paths.adopted.glob("[!.]*.jsonl")):
-        with path.open("rb") as stream:
+        try:
+            fd = open_regular(path)
+        except ValueError:
+            continue  # a member of a group can put anything here
+        with open(fd, "rb") as stream:
             for line in stream:
                 try:
                     body = json.loads(line.decode("utf-8", "surrogateescape"))

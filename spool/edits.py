@@ -8,6 +8,8 @@ Fails with `DamagedError` for a file that is not an overlay.
 from __future__ import annotations
 
 import hashlib
+import os
+import stat
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -88,13 +90,29 @@ def load_edit(root: Path, entry: Entry) -> Edit:
     """The overlay of an entry's run; an empty one when there is none. Raises DamagedError or StorageError."""
     path = SpoolPaths(root).edit(edit_key(entry))
     try:
-        return Edit.from_json(durable.read_json(path))
+        body = durable.read_json(path)
+        if not may_edit(root, entry, path.lstat().st_uid):
+            raise DamagedError(
+                "somebody else wrote the edit of this run", path=path, hint="its author removes it, and edits anew"
+            )
+        return Edit.from_json(body)
     except FileNotFoundError:
         return Edit()
     except (ValueError, TypeError) as error:
         raise DamagedError(
             f"the edit can't be understood ({error})", path=path, hint="remove the file, then `wandb-spool edit` again"
         ) from error
+
+
+def may_edit(root: Path, entry: Entry, uid: int) -> bool:
+    """Whether this user may change the run: in a shared spool its author, the spool's owner, who syncs, and root."""
+    try:
+        if not root.stat().st_mode & stat.S_IWGRP:
+            return True
+        owners = {path.lstat().st_uid for path in (root, entry.launch_directory(root))}
+    except OSError:
+        return True  # it is gone: that is told elsewhere
+    return uid in owners or uid in (0, os.geteuid())
 
 
 def save_edit(spool: Spool, entry: Entry, edit: Edit, *, by: str, now_s: float | None = None) -> None:

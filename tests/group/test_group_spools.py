@@ -220,3 +220,113 @@ def test_anothers_launch_in_a_spool_of_ones_own_is_refused(group: Group, rehears
     (place,) = spool.places(State.QUARANTINED)
     assert f"belongs to {ADA}, and this spool is not a shared one" in (spool.read(place).reason or "")
     assert not rehearsal.report().runs
+
+
+def plant(group: Group, entry: Entry, name: str, path: str) -> None:
+    """An entry of Ada's making that leads elsewhere."""
+    planted = replace(entry, name=f"{name}.{entry.fragment}", launch=name, path=path, project="stolen")
+    os.chown(group.spool.add(planted, State.INCOMING).path, ADA, -1)
+
+
+def private_launch(group: Group, name: str) -> Path:
+    """The launch directory of a run in the service account's own spool, whose model is its secret."""
+    private = group.service.home / "spool"
+    program = PROGRAM.replace('"weights of " + name', repr(SECRET))
+    group.service.spool("init", str(private), "--no-remember")
+    words = ("run", "-q", "--spool", str(private), "--", group.service.python, "-c", program, name, DEFAULT_ENTITY)
+    group.service.spool(*words)
+    (launch,) = private.glob("runs/*/*")
+    return launch
+
+
+@pytest.mark.parametrize("linked", ["launch", "month"])
+def test_link_to_the_syncers_own_spool_sends_nothing_of_it(
+    group: Group, rehearsal: RehearsalServer, linked: str
+) -> None:
+    launch = private_launch(group, "attack")
+    private = Spool.open(launch.parents[2])
+    (place,) = private.places(State.INCOMING)
+    entry = private.read(place)
+    month = group.root / "runs" / launch.parent.name
+    if linked == "launch":
+        month.mkdir(exist_ok=True)
+        (month / launch.name).symlink_to(launch)
+        os.lchown(month / launch.name, ADA, -1)
+    else:
+        month.symlink_to(launch.parent)
+        os.lchown(month, ADA, -1)
+    plant(group, entry, entry.launch, entry.path)
+    group.sync(rehearsal, code=None)
+    assert SECRET.encode() not in arrived(rehearsal) and not rehearsal.report().runs
+    assert "is a link, in a spool that others write to" in (group.entries(State.QUARANTINED)["attack"].reason or "")
+
+
+def test_entry_that_leads_to_anothers_run_is_refused(group: Group, rehearsal: RehearsalServer) -> None:
+    group.train(group.bob, "from-bob")
+    entry = group.entries(State.INCOMING)["from-bob"]
+    plant(group, entry, entry.launch[:-8] + "00000000", entry.path)
+    group.sync(rehearsal, code=3)
+    assert "is not the fragment it stands for" in (group.entries(State.QUARANTINED)["from-bob"].reason or "")
+    assert {key[1] for key in rehearsal.report().runs} == {"group"}
+
+
+def test_manifest_that_names_a_file_outside_sends_nothing(group: Group, rehearsal: RehearsalServer) -> None:
+    secret = secret_of(group.service)
+    group.train(group.ada, "attack")
+    entry = group.entries(State.INCOMING)["attack"]
+    manifest = entry.run_directory(group.root) / MANIFEST_NAME
+    body = json.loads(manifest.read_text())
+    outside = os.path.relpath(secret, entry.launch_directory(group.root))
+    digest = hashlib.sha256(secret.read_bytes()).hexdigest()
+    body["files"].append({**body["files"][0], "path": outside, "size_bytes": len(SECRET), "sha256": digest})
+    content = (json.dumps(body) + "\n").encode()
+    manifest.write_bytes(content)
+    (place,) = group.spool.places(State.INCOMING)
+    owned = group.spool.claim(place)
+    group.spool.rewrite(owned, replace(entry, manifest_sha256=hashlib.sha256(content).hexdigest()))
+    group.spool.release(owned, State.INCOMING)
+    group.sync(rehearsal, code=None)
+    assert SECRET.encode() not in arrived(rehearsal) and not group.entries(State.DELIVERED)
+
+
+def test_edit_by_another_member_is_refused_and_an_overlay_of_his_making_stops_the_run(
+    group: Group, rehearsal: RehearsalServer
+) -> None:
+    group.train(group.bob, "from-bob")
+    words = ("edit", "from-bob", "--project", "stolen", "--spool", str(group.root))
+    assert "is somebody else's" in group.service.spool(*words, code=2)
+    group.bob.spool("edit", "from-bob", "--add-tag", "x", "--spool", str(group.root))
+    (overlay,) = group.spool.paths.edits.glob("*.json")
+    os.chown(overlay, STRANGER, -1)
+    group.sync(rehearsal, code=3)
+    assert "somebody else wrote the edit" in (group.entries(State.DEFERRED)["from-bob"].reason or "")
+    assert not rehearsal.report().runs
+
+
+def test_fifos_in_the_place_of_files_hold_up_nobody(group: Group, rehearsal: RehearsalServer) -> None:
+    group.train(group.ada, "from-ada")
+    group.train(group.bob, "attack")
+    for name in ("receipts/202601/x.jsonl", "adopted/x.jsonl", "syncers/x.json", "edits/x.json", "leases/x.json"):
+        path = group.root / name
+        path.parent.mkdir(exist_ok=True)
+        os.mkfifo(path)
+    run_directory = group.entries(State.INCOMING)["attack"].run_directory(group.root)
+    for name in (next(run_directory.glob("*.wandb")).name, "alive"):
+        (run_directory / name).unlink(missing_ok=True)
+        os.mkfifo(run_directory / name)
+    group.sync(rehearsal, code=None)
+    assert set(group.entries(State.DELIVERED)) == {"from-ada"}
+    for words in (("status",), ("ls",), ("prune", "--dry-run"), ("recover",), ("verify",)):
+        group.service.spool(*words, "--spool", str(group.root), code=None)
+
+
+def test_directory_that_lost_its_setgid_bit_loses_no_run(group: Group, rehearsal: RehearsalServer) -> None:
+    (group.root / "runs").chmod(0o770)
+    group.train(group.ada, "from-ada")
+    group.train(group.bob, "from-bob")
+    group.sync(rehearsal, code=None)
+    aside = list(group.bob.home.rglob("*-from-bob.json"))  # where he may write: told, not lost
+    assert sorted(run_id for state in State for run_id in group.entries(state)) == [
+        "from-ada",
+        *([] if aside else ["from-bob"]),
+    ]

@@ -82,6 +82,8 @@ class User:
         self, *words: str, code: int | None = 0, umask: int = 0o022, environ: dict[str, str] | None = None
     ) -> str:
         kept = {"PATH": os.environ["PATH"], "LANG": "C.UTF-8", "HOME": str(self.home), "USER": f"u{self.uid}"}
+        if os.environ.get("PYTHONPATH"):
+            kept["PYTHONPATH"] = os.environ["PYTHONPATH"]
         done = subprocess.run(
             words,
             user=self.uid,

@@ -89,7 +89,7 @@ def _edit_run(spool: Spool, survey: Survey, chosen: list[Found], asked: Edit, *,
     entry = chosen[0].entry
     if not asked and not reset:
         return load_edit(spool.root, entry)
-    refused = _refusal(chosen, asked, reset=reset)
+    refused = _not_ours(spool, chosen) or _refusal(chosen, asked, reset=reset)
     if refused:
         complain(f"{entry.run_id} {refused}; nothing was changed")
         return None
@@ -100,8 +100,23 @@ def _edit_run(spool: Spool, survey: Survey, chosen: list[Found], asked: Edit, *,
     return edit
 
 
+def _not_ours(spool: Spool, chosen: list[Found]) -> str | None:
+    """In a group's spool a run is changed by its author, or by who owns the spool."""
+    import os
+
+    for found in chosen:
+        launch = found.entry.launch_directory(spool.root)
+        try:
+            owners = {launch.lstat().st_uid, spool.root.lstat().st_uid, 0}
+            if spool.group is not None and os.getuid() not in owners:
+                return "is somebody else's: its author edits it"
+        except OSError:
+            continue
+    return None
+
+
 def _refusal(chosen: list[Found], asked: Edit, *, reset: bool) -> str | None:
-    """Why this run can't be edited any more."""
+    """Why this run can't be edited, or not any more."""
     from wandb_spool.spool.states import State
 
     states = {found.state for found in chosen}
