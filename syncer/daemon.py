@@ -11,6 +11,7 @@ import random
 import resource
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -31,6 +32,7 @@ from .wake import Watcher
 
 SCAN_S = 30.0
 SHORTEST_WAIT_S = 0.05
+AGAIN_S = 3600.0
 SWEEP_S = 600.0
 """Between two looks at what only a crash can have left: entries in two directories, runs without an entry."""
 
@@ -69,6 +71,7 @@ def run_daemon(
     _notify("READY=1")
     watch = LeaseWatch()
     remembering = RememberingSpool.over(spool)
+    seldom = Seldom(tell)
     passes = 0
     swept_s = float("-inf")
     try:
@@ -77,16 +80,25 @@ def run_daemon(
             sweep = time.monotonic() - swept_s >= SWEEP_S
             swept_s = time.monotonic() if sweep else swept_s
             this_time = replace(options, sweep=sweep)
-            result = _one_pass(remembering, configuration(), environ, this_time, watch, stop, tell, show)
+            before = remembering
+            try:
+                remembering = _as_it_is_now(remembering)
+            except SpoolError as error:
+                result = PassResult.of_failure(error)
+            else:
+                result = _one_pass(remembering, configuration(), environ, this_time, watch, stop, tell, show)
             remembering.forget_unseen()
+            _tell_troubles(result, seldom)
             after_pass(result)
             passes += 1
             if daemon.passes is not None and passes >= daemon.passes:
                 break
-            if not watcher.alive():
+            if result.broken or remembering is not before or not watcher.alive():
+                watcher.stop()  # its directories may be others by now
                 watcher.start()
-            _renew_before_the_reaper(daemon, arguments, tell)
             watcher.event.wait(_wait_s(result, daemon))
+            if not stop():
+                _renew_before_the_reaper(daemon, arguments, tell)
     finally:
         _notify("STOPPING=1")
         watcher.stop()
@@ -104,16 +116,46 @@ def _one_pass(
     show: Callable[[Moving], None],
 ) -> PassResult:
     try:
-        result = sync_once(spool, configuration, environ, options, watch=watch, tell=tell, show=show, stopping=stop)
+        return sync_once(spool, configuration, environ, options, watch=watch, tell=tell, show=show, stopping=stop)
     except SpoolError as error:
-        tell(str(error))  # the spool is away or full for a while: the next scan looks again
-        return PassResult.of_failure(error)
+        return PassResult.of_failure(error)  # the spool is away or full for a while: the next scan looks again
     except Exception as error:  # noqa: BLE001 - the daemon's outermost loop: one bad pass must not end the service
         tell(f"this pass failed, the next one tries again: {type(error).__name__}: {error}")
         return PassResult.of_failure(error)
-    for base_url, reason in result.outages.items():
-        tell(f"{base_url}: {reason}")
-    return result
+
+
+def _as_it_is_now(spool: RememberingSpool) -> RememberingSpool:
+    """The spool at this place, which may have gone away (an unmounted share) or be another one by now.
+
+    Raises SpoolError when there is none: a pass would find nothing to do, and make directories below a mount point.
+    """
+    found = Spool.open(spool.root)
+    return spool if found.spool_id == spool.spool_id else RememberingSpool.over(found)
+
+
+def _tell_troubles(result: PassResult, seldom: Seldom) -> None:
+    troubles = [*result.problems, *(f"{base_url}: {reason}" for base_url, reason in result.outages.items())]
+    if result.broken is not None:
+        troubles.append(result.broken)
+    seldom.tell(troubles)
+
+
+class Seldom:
+    """Tells what is wrong once, and again every hour as long as it lasts: a log must not fill with it."""
+
+    def __init__(self, tell: Callable[[str], None], now_s: Callable[[], float] = time.monotonic) -> None:
+        self._tell = tell
+        self._now_s = now_s
+        self._told_s: dict[str, float] = {}
+
+    def tell(self, lines: Sequence[str]) -> None:
+        """What is wrong now; what was wrong before and is not any more is news when it comes back."""
+        now_s = self._now_s()
+        self._told_s = {line: at_s for line, at_s in self._told_s.items() if line in lines and now_s - at_s < AGAIN_S}
+        for line in lines:
+            if line not in self._told_s:
+                self._told_s[line] = now_s
+                self._tell(line)
 
 
 def _wait_s(result: PassResult, daemon: DaemonOptions) -> float:
@@ -143,11 +185,9 @@ def _renew_before_the_reaper(
 
 def _spawn_successor(arguments: Sequence[str]) -> None:
     # exec keeps the pid and with it the processor time, so a child takes over and this process ends.
-    pid = os.fork()
-    if pid:
-        os._exit(0)
-    os.setsid()
-    os.execv(sys.executable, [sys.executable, *arguments])
+    successor = subprocess.Popen([sys.executable, *arguments], start_new_session=True)
+    _notify(f"MAINPID={successor.pid}")
+    os._exit(0)
 
 
 def _notify(state: str) -> None:

@@ -201,6 +201,8 @@ class Told:
         body = durable.encode_json({"format": 1, "key": key, "at": clock.iso(now_s), "host": host_name(), "told": told})
         for directory in self._directories:
             path = directory / self._names(key, now_s)[0]
+            if not directory.parent.is_dir():
+                continue  # a share that is not mounted: nothing must grow below its mount point
             try:
                 durable.make_directory(directory)
                 if new:
@@ -264,6 +266,10 @@ class Notifier:
         self._now_s = now_s
         self._ways: list[Way] = []
         own = cache_directory()
+        try:
+            own.mkdir(parents=True, exist_ok=True)
+        except OSError:
+            pass  # then this process alone remembers
         self._told = Told([spool.paths.syncers / "told", own / f"{spool.spool_id}.told"], now_s)
         self._broken = own / f"{spool.spool_id}.broken"
         self._looked_s: float | None = None
@@ -300,7 +306,6 @@ class Notifier:
         except (OSError, ValueError):
             since_s = now_s
             try:
-                self._broken.parent.mkdir(parents=True, exist_ok=True)
                 self._broken.write_text(str(now_s))
             except OSError:
                 since_s = 0.0  # nothing can remember it: told at once

@@ -1,4 +1,6 @@
-"""SIGTERM and Ctrl-C: a pass ends soon, entries go back to the queue, leases are released, no push is left.
+"""SIGTERM, Ctrl-C and a terminal that closes (SIGHUP): a pass ends soon and leaves nothing behind.
+
+Entries go back to the queue, leases are released, no push is left.
 
 The signal sets a flag that every loop asks; only a question to a server, which may block for a minute, is broken off by
 an exception. The second signal of a kind ends the process as if nobody listened.
@@ -28,7 +30,7 @@ def interruptible() -> Iterator[None]:
 
 
 class Stop:
-    """Set by SIGTERM and SIGINT; asked everywhere."""
+    """Set by SIGTERM, SIGINT and SIGHUP; asked everywhere."""
 
     def __init__(self) -> None:
         self.signal: int | None = None
@@ -39,6 +41,8 @@ class Stop:
         self._wake = wake
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, self._request)
+        if signal.getsignal(signal.SIGHUP) is signal.SIG_DFL:  # not under nohup
+            signal.signal(signal.SIGHUP, self._request)
 
     def _request(self, number: int, frame: FrameType | None) -> None:
         del frame
