@@ -389,6 +389,8 @@ def _mark(spool: Spool, place: Place | None, carried: Carried, packed: Packed, n
         entry = spool.read(place)
         if entry.manifest_sha256 != carried.manifest_sha256:
             return "it was sealed anew since"
+        if load_edit(spool.root, entry) != carried.edit:
+            return "it was edited since: pack it again, into another file"
         note = {"file": name, "digest": packed.digest, "at": clock.iso(now_s)}
         body = replace(entry, extra={**entry.extra, "packed": note})
         spool.move(place, State.TRANSIT, body, why=f"packed into {name} ({packed.digest[:12]})", now_s=now_s)
@@ -406,7 +408,9 @@ def waiting_entries(spool: Spool, index: Index) -> list[str]:
             place = places.get(entry.name)
             if place is not None:
                 try:
-                    if spool.read(place).manifest_sha256 == carried.manifest_sha256:
+                    known = spool.read(place)
+                    same_edit = load_edit(spool.root, known) == carried.edit
+                    if same_edit and known.manifest_sha256 == carried.manifest_sha256:
                         found.append(entry.name)
                 except (FileNotFoundError, SpoolError):
                     continue

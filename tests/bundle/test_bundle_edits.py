@@ -133,3 +133,15 @@ def test_an_edit_that_nobody_could_have_made_is_refused_without_a_trace(
     with pytest.raises(BundleError):
         unpack(spool, io.BytesIO(altered), name="carried", now_s=0.0)
     assert tree(spool.root) == before
+
+
+def test_an_edit_after_the_packing_is_told_and_no_old_bundle_stands_for_it(cluster: Machine, fabric: Fabric) -> None:
+    _packed(cluster, fabric, Edit())
+    assert b"goes as it was then" in cluster.run("edit", "edited1", "--name", "later").stderr
+    cluster.run("release", "--bundle", "runs.tar.zst", "--yes")
+    assert b"choose another --out" in cluster.run("pack", "--out", "runs.tar.zst", code=3).stderr
+    assert set(cluster.states().values()) == {State.INCOMING}
+    assert b"edited since" in cluster.run("pack", "--sent", "runs.tar.zst", code=3).stderr
+    assert set(cluster.states().values()) == {State.INCOMING}
+    cluster.run("pack", "--out", "again.tar.zst")
+    assert set(cluster.states().values()) == {State.TRANSIT}

@@ -97,26 +97,25 @@ def _edit_run(spool: Spool, survey: Survey, chosen: list[Found], asked: Edit, *,
     save_edit(spool, entry, edit, by=getpass.getuser())
     for found in chosen:
         _forget_target(survey, found)
+    _warn_of_bundles(chosen)
     return edit
 
 
-def _not_ours(spool: Spool, chosen: list[Found]) -> str | None:
-    """In a group's spool a run is changed by its author, or by who owns the spool."""
-    import os
+def _warn_of_bundles(chosen: list[Found]) -> None:
+    """What is packed goes as it was packed."""
+    from wandb_spool.output import complain
+    from wandb_spool.spool.states import State
 
     for found in chosen:
-        launch = found.entry.launch_directory(spool.root)
-        try:
-            owners = {launch.lstat().st_uid, spool.root.lstat().st_uid, 0}
-            if spool.group is not None and os.getuid() not in owners:
-                return "is somebody else's: its author edits it"
-        except OSError:
-            continue
-    return None
+        if found.state is State.TRANSIT:
+            complain(
+                f"{found.entry.name} is packed already and goes as it was then: to carry the edit, "
+                f"`wandb-spool release {found.entry.name} --transit`, then `wandb-spool pack` into another file"
+            )
 
 
 def _refusal(chosen: list[Found], asked: Edit, *, reset: bool) -> str | None:
-    """Why this run can't be edited, or not any more."""
+    """Why this run can't be edited any more."""
     from wandb_spool.spool.states import State
 
     states = {found.state for found in chosen}
