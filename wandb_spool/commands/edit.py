@@ -114,6 +114,21 @@ def _warn_of_bundles(chosen: list[Found]) -> None:
             )
 
 
+def _not_ours(spool: Spool, chosen: list[Found]) -> str | None:
+    """In a group's spool a run is changed by its author, or by who owns the spool."""
+    import os
+
+    for found in chosen:
+        launch = found.entry.launch_directory(spool.root)
+        try:
+            owners = {launch.lstat().st_uid, spool.root.lstat().st_uid, 0}
+            if spool.group is not None and os.getuid() not in owners:
+                return "is somebody else's: its author edits it"
+        except OSError:
+            continue
+    return None
+
+
 def _refusal(chosen: list[Found], asked: Edit, *, reset: bool) -> str | None:
     """Why this run can't be edited any more."""
     from wandb_spool.spool.states import State
