@@ -243,13 +243,13 @@ def _lines(work: Work) -> Iterator[str]:
 
 
 def _foreign_links(work: Work) -> list[Path]:
-    """Links that lead neither into the spool nor to what was looked at anyway."""
+    """Links that lead neither into the spool nor to where runs were found anyway."""
     root = os.path.realpath(work.root)
-    known = {str(run.path) for run in (*work.plan.wanted, *(item.run for item in work.plan.left))}
+    seen = {str(place) for run in work.found.run_directories for place in (run, *run.parents)}
     return [
         path
         for path in work.found.links
-        if not Path(os.path.realpath(path)).is_relative_to(root) and os.path.realpath(path) not in known
+        if not Path(os.path.realpath(path)).is_relative_to(root) and os.path.realpath(path) not in seen
     ]
 
 
@@ -262,6 +262,9 @@ def outcome(work: Work, *, dry_run: bool) -> Iterator[str]:
         return
     failed = [item for item in work.results if item.failure]
     adopted = len(work.results) - len(failed)
+    if not work.results:
+        yield f"nothing new: what was found is in {work.root} already, or was left alone as told above"
+        return
     yield f"{adopted} adopted into {work.root} ({_theirs(work.mode)})"
     held = [item for item in work.results if item.state is State.HELD]
     if held:

@@ -149,3 +149,21 @@ def test_nothing_to_adopt_is_one_clear_line(tree: Tree) -> None:
     tree.only("plain").adopt()
     assert "is a spool" in tree.adopt(code=2, where=tree.spool_root)
     assert State.INCOMING.value in tree.counts()
+
+
+def test_link_to_what_is_found_anyway_is_no_news_and_a_linked_root_is_searched(tree: Tree) -> None:
+    tree.only("plain", "saved")
+    (tree.root / "linked").symlink_to(tree.root / "project")
+    outside = tree.root.with_name("outside")
+    outside.symlink_to(tree.root)
+    assert "not followed" not in tree.adopt("--dry-run")
+    tree.adopt(where=outside)
+    assert tree.counts() == {"incoming": 2}
+
+
+def test_spool_inside_the_adopted_directory_is_not_adopted_into_itself(tree: Tree) -> None:
+    tree.only("plain", "saved")
+    tree.spool_root = tree.root / "spool"
+    tree.adopt()
+    assert "nothing new" in tree.adopt()
+    assert tree.counts() == {"incoming": 2}
