@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 from wandb_spool.spool import alive
@@ -30,8 +30,9 @@ _SUMMARY_LIMIT_BYTES = 32 << 20
 
 def ending(spool: Spool, sealed: list[Sealed], *, unicode: bool = True) -> Iterator[str]:
     """The lines of the ending block."""
+    followed = {manifest.predecessor for item in sealed if (manifest := _manifest(item.run_directory)) is not None}
     for item in sealed[-RUNS_SHOWN:]:
-        yield from run_block(item, unicode=unicode)
+        yield from run_block(item, followed, unicode=unicode)
     if len(sealed) > RUNS_SHOWN:
         yield f"and {count(len(sealed) - RUNS_SHOWN, 'more run')} of this launch: `wandb-spool ls`"
     if any(item.state is State.OPEN for item in sealed):
@@ -39,10 +40,13 @@ def ending(spool: Spool, sealed: list[Sealed], *, unicode: bool = True) -> Itera
     yield who_syncs(spool)
 
 
-def run_block(item: Sealed, *, unicode: bool = True) -> Iterator[str]:
-    """One run: identity and exit, its history and summary, its rows, where it lies."""
+def run_block(item: Sealed, followed: Collection[str | None] = (), *, unicode: bool = True) -> Iterator[str]:
+    """One run: identity and exit, its history and summary, its rows, where it lies.
+
+    `followed`: the entries that another fragment of this launch goes on from.
+    """
     manifest = _manifest(item.run_directory)
-    yield _headline(item, manifest)
+    yield _headline(item, manifest, followed)
     yield from shape(item.run_directory, unicode=unicode)
     if manifest is not None:
         yield f"  {rows_line(manifest)} · {count(len(manifest.files), 'file')}, {size(manifest.size_bytes)}"
@@ -99,7 +103,7 @@ def who_syncs(spool: Spool, *, now_s: float | None = None) -> str:
     return f"synced from {syncers[0].host}: last pass {age(passed)} ago"
 
 
-def _headline(item: Sealed, manifest: Manifest | None) -> str:
+def _headline(item: Sealed, manifest: Manifest | None, followed: Collection[str | None]) -> str:
     if manifest is None:
         sign = alive.read(item.run_directory)
         rows = "" if sign is None else f", {count(sign.rows, 'row')} so far"
@@ -107,7 +111,8 @@ def _headline(item: Sealed, manifest: Manifest | None) -> str:
     run_id = manifest.run_id or item.run_directory.name.rpartition("-")[2]
     label = f"{manifest.name} ({run_id})" if manifest.name else run_id
     project = f", project {manifest.project}" if manifest.project else ""
-    return f"run {label}{project}: {exit_text(manifest)}"
+    goes_on = f"{manifest.launch}.{manifest.fragment}" in followed
+    return f"run {label}{project}: {'goes on in the next fragment' if goes_on else exit_text(manifest)}"
 
 
 def exit_text(manifest: Manifest) -> str:

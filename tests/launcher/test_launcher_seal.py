@@ -219,3 +219,18 @@ def test_init_that_gives_back_the_active_run_leaves_no_second_one(launching: Lau
     ((_, manifest),) = sealed(launching)
     assert (manifest.rows_logged, manifest.rows_kept) == (31, 31)
     assert launching.entries(State.VOID) == []
+
+
+def test_fragment_that_another_one_continues_is_not_told_as_an_end(launching: Launching) -> None:
+    code = (
+        "for pid in os.listdir('/proc'):\n"
+        "    if pid.isdigit() and b'wandb-core' in open(f'/proc/{pid}/cmdline', 'rb').read():\n"
+        "        if f'PPid:\\t{os.getpid()}\\n' in open(f'/proc/{pid}/status').read():\n"
+        "            os.kill(int(pid), 9)\n"
+        "time.sleep(0.1)\n"
+        "for i in range(30):\n"
+        "    run.log({'loss': i})\n"
+    )
+    done = launching.run(sys.executable, "-c", LOGS + "time.sleep(1.2)\n" + code)
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count(": goes on in the next fragment") == done.stderr.count("project p: finished") == 1

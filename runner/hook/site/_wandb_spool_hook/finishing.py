@@ -24,7 +24,7 @@ from .exits import exit_code as program
 from .notice import say
 from .process import Process
 from .revive import Reviver
-from .session import Session, no_room
+from .session import STANDS_STILL, Session, no_room
 from .tail import EXIT
 
 STANDSTILL_S = 20.0  # no byte in any log for so long: a hung disk, or a wandb-core that will not answer
@@ -133,6 +133,8 @@ def _wait_for_exit_record(session: Session) -> bool:
             since_s = time.monotonic()
         elif core.is_dead() or time.monotonic() - since_s > LAST_BYTES_S:
             trouble = no_room(os.path.dirname(session.fragment.run_dir))
+            if trouble is None and session.journal.waiting_since_s() is not None:
+                trouble = STANDS_STILL
             if trouble is not None:
                 session.fail(trouble)
             return trouble is None

@@ -22,6 +22,8 @@ from .tail import HISTORY, Tail, records
 
 PROBE_BYTES = 256 * 1024
 COMMIT = object()  # marks the one call that is no call of the program
+# The disk was full for a moment: wandb-core's writer never recovers from that, however much room there is since.
+STANDS_STILL = "the log stands still though there is room"
 STUCK_S = 5.0  # ten times the flush interval: a committed row that is not on disk by then needs a reason
 
 # Records besides rows that a new fragment would have to repeat, by their field in Record.
@@ -51,6 +53,7 @@ class Session:
         self._first_row = fragment.continues
         self._resume_step = fragment.resume_step
         self._next_probe_s = 0.0
+        self._stood_bytes = -1  # the log's size at the last probe, while rows waited
         self._log_inode = _inode(fragment.log)
 
     def move(self, interface: Any, fragment: Fragment) -> None:
@@ -195,9 +198,13 @@ class Session:
             return
         waiting_s = self.journal.waiting_since_s()
         if waiting_s is None or time.monotonic() - waiting_s < STUCK_S or core.is_stopped():
+            self._stood_bytes = -1
             return
         self._next_probe_s = time.monotonic() + STUCK_S
         trouble = no_room(os.path.dirname(self.fragment.run_dir))
+        if trouble is None and self.tail.size_bytes() == self._stood_bytes:
+            trouble = STANDS_STILL
+        self._stood_bytes = self.tail.size_bytes()
         if trouble is not None:
             self.fail(trouble)
 
