@@ -91,7 +91,7 @@ def rows_line(manifest: Manifest) -> str:
 def _why_unknown(manifest: Manifest) -> str:
     if manifest.hook == "absent":
         return "nobody counted what was logged: the hook was not loaded"
-    return "nobody can count what was logged: a child process logged into this run as well"
+    return "nobody can count what was logged: others (a child process, TensorBoard) logged into this run as well"
 
 
 def who_syncs(spool: Spool, *, now_s: float | None = None) -> str:

@@ -44,7 +44,7 @@ class Journal:
         self._sent: Deque[Sent] = deque()
         self._size_bytes = 0
         self.dropped = 0
-        self.shared = False  # another process logs into the same run: its rows take steps that ours would have had
+        self.shared = False  # others log into the same run: their rows take steps that ours would have had
 
     def add(self, sent: Sent) -> None:
         self._sent.append(sent)

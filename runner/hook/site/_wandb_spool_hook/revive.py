@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List
 
-from . import core, files
+from . import core, files, tensorboard
 from .anatomy import interface_of, messages, module
 from .fragment import Fragment
 from .journal import Sent
@@ -87,7 +87,9 @@ class Reviver:
     def _continue(self, session: Session) -> None:
         old, missing = session.fragment, self._read_dead(session)
         reason = session.broken
-        _take_over(session.run, self.init(**_arguments(session, self._process)))
+        with tensorboard.began_at(session.began_s if session.tensorboards else None):
+            new = self.init(**_arguments(session, self._process))
+        _take_over(session.run, new)
         interface = interface_of(session.run)
         fragment = Fragment(
             self._process.launch,
@@ -97,17 +99,15 @@ class Reviver:
             base_url=self._process.base_url,
             first_step=max(old.rows.step, session.tail.last_step + 1) if session.journal.shared else old.rows.step,
         )
-        lost, shared = _close(old, fragment, session, missing), session.journal.shared
+        lost = _close(old, fragment, session, missing)
+        told = _told_loss(lost, session)
         session.move(interface, fragment)
         self.bind(interface, session)
         self._process.remember(session)
         _repeat(session, old, missing)
         if old.outside:
             old.remove()
-        say(
-            f"logging of run {session.name} was interrupted ({reason}) and goes on in a new fragment"
-            + _told_loss(lost, shared)
-        )
+        say(f"logging of run {session.name} was interrupted ({reason}) and goes on in a new fragment" + told)
 
     def _read_dead(self, session: Session) -> List[Sent]:
         if session.fragment.outside:
@@ -177,8 +177,10 @@ def _move_behind(step: int, missing: List[Sent]) -> None:
         sent.step += shift
 
 
-def _told_loss(lost: int, shared: bool) -> str:
-    if shared:
+def _told_loss(lost: int, session: Session) -> str:
+    if session.tensorboards:
+        return "; its TensorBoard files are read again from their beginning"
+    if session.journal.shared:
         return "; what is lost can't be counted, because another process logged into it as well"
     return f"; {lost} rows are lost" if lost else "; nothing is lost"
 
@@ -213,5 +215,7 @@ def _repeat(session: Session, old: Fragment, missing: List[Sent]) -> None:
             if sent.kind == FILES:
                 files.carry(session, old.run_dir, [item.path for item in sent.message.files.files])
             interface._publish(sent.message)
+    for record in list(session.tensorboards.values()):
+        interface._publish(record)
     files.save_again(session, old.run_dir)
     session.correct_summary()

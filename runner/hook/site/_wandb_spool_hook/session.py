@@ -11,7 +11,7 @@ import threading
 import time
 from typing import Any, Dict, Optional, Tuple
 
-from . import core, shared
+from . import core, shared, tensorboard
 from .anatomy import messages
 from .fragment import Fragment
 from .journal import Journal, Sent
@@ -36,12 +36,14 @@ class Session:
         self.interface = interface
         self.arguments = arguments  # of the program's own wandb.init
         self.pid = os.getpid()
+        self.began_s = tensorboard.start_s(run)
         self.lock = threading.RLock()  # reentrant: a SIGTERM handler may finish the run in the middle of a call
         self.finished = False
         self.memory = Memory()
         self.broken: Optional[str] = None
         self.live: Optional[Memory] = None  # aggregates over all fragments, once there is more than one
         self.saved: Dict[str, Any] = {}  # files.py: what was saved, by its name in the run
+        self.tensorboards: Dict[str, Any] = {}  # by directory: the record that makes wandb-core read its event files
         self._begin(fragment)
 
     def _begin(self, fragment: Fragment) -> None:
@@ -113,6 +115,10 @@ class Session:
         if kind in REPEATED:
             self._counts[kind] = self._counts.get(kind, 0) + 1
             self.journal.add(Sent(REPEATED[kind], record, self.fragment.rows.begun, self._counts[kind]))
+        elif kind == "tbrecord":
+            self.tensorboards[record.tbrecord.log_dir] = record
+            shared.mark(self.fragment.run_dir)
+            self.look_for_others()
         if self.broken is not None or (nowait and self.sender.stalled):
             return
         try:
@@ -174,7 +180,7 @@ class Session:
             forget("stalled")
 
     def look_for_others(self) -> bool:
-        """Whether another process logs into this run as well."""
+        """Whether rows come from elsewhere as well."""
         self.journal.shared = self.journal.shared or shared.is_shared(self.fragment.run_dir)
         return self.journal.shared
 

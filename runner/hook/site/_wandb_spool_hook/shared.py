@@ -1,8 +1,9 @@
-"""A run that a child process goes on logging into: its rows can't be counted.
+"""A run that somebody else logs into as well: its rows can't be counted.
 
-wandb lets a forked child, or a spawned one that was given the run object, attach to its parent's run. Their calls meet
-in wandb-core in an order that neither of them knows, and become one sequence of steps there. The first row that an
-attached process logs leaves the empty file ``shared`` beside the log: from then on ``rows_logged`` is *unknown*.
+wandb lets a forked child, or a spawned one that was given the run object, attach to its parent's run; and with
+``sync_tensorboard`` wandb-core itself makes rows of TensorBoard's event files. What comes from there meets the
+program's own calls in wandb-core in an order that nobody here knows, and becomes one sequence of steps with them. The
+first such row leaves the empty file ``shared`` beside the log: from then on ``rows_logged`` is *unknown*.
 """
 
 from __future__ import annotations
@@ -35,10 +36,14 @@ def row_of(interface: Any) -> None:
     if run_dir is None:
         return
     setattr(interface, ATTRIBUTE, None)
+    mark(run_dir)
+
+
+def mark(run_dir: str) -> None:
     try:
         os.close(os.open(_mark(run_dir), os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
     except OSError as error:
-        say_once("shared", f"can't note in {run_dir} that this process logs into its parent's run: {error}")
+        say_once("shared", f"can't note in {run_dir} that others log into this run as well: {error}")
 
 
 def is_shared(run_dir: str) -> bool:
