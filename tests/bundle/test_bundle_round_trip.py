@@ -125,12 +125,14 @@ def test_fragments_of_one_run_in_two_bundles_arrive_in_any_order_and_every_step_
     home = tmp_path / "n1"
     home.mkdir()
     cluster = _trained(home, "again", "0", "20", "0", program=SMALL)
+    cluster.run("edit", "again", "--project", "carried")
     cluster.run("pack", "--out", "first.tar.zst")
     cluster.run("run", "--", sys.executable, "train.py", "again", "15", "30", "100")
     cluster.run("pack", "--out", "second.tar.zst")
     beyond.run("unpack", str(home / "second.tar.zst"), str(home / "first.tar.zst"))
     beyond.run("sync", environ=rehearsal.environment())
     told = rehearsal.report().run("again")
+    assert told.project == "carried"
     assert told.steps == tuple(range(30))
     assert told.once_and_in_place
     values = {step: row["value"] for step, row in told.rows}
