@@ -280,6 +280,14 @@ def test_when_the_disk_has_room_again_logging_resumes_and_nothing_is_lost(small:
     assert "Traceback" not in ended.err
 
 
+def test_a_disk_that_is_full_for_a_moment_costs_no_row(small: Program) -> None:
+    """wandb-core's writer never recovers from it, and nobody who looks later sees that there was no room."""
+    ended = small.run(FULL.replace("FREED", "200"))
+    fragments = assert_nothing_lost(small, ended, list(range(750)))
+    assert len(fragments) == 2
+    assert any("stands still though there is room" in line for line in ended.notices)
+
+
 def test_a_disk_that_stays_full_is_told_at_the_end_with_a_count(small: Program) -> None:
     ended = small.run(FULL.replace("FREED", "-1"))
     assert ended.exit_code == 0 and "trained" in ended.out, ended.err
