@@ -1,8 +1,9 @@
 """Take out one mechanism at a time, in a copy, and see that an attack notices.
 
-    python benchmarks/mutations.py [NAME…]
+    python benchmarks/mutations.py [--out docs/evidence/mutations.md] [NAME…]
 
-Prints a table; exit code 1 when an attack stays green without its mechanism, or is red with everything in place.
+Prints a table, and writes it to `--out` as well. Exit code 1 when an attack stays green without its mechanism, or is
+red with everything in place.
 """
 
 from __future__ import annotations
@@ -14,11 +15,13 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
+from checkout import ROOT, commit, link_farm, machine
+
 PARTS = ("wandb_spool", "runner", "spool", "syncer")
 
 
@@ -36,7 +39,8 @@ class Mutation:
 PROMISES = "tests/proof/test_proof_promises.py::"
 MUTATIONS: tuple[Mutation, ...] = (
     Mutation(
-        "the read-back", "syncer/deliver.py", r"^        if found\.standing\.complete:\n", "        if True:\n",
+        "the read-back", "syncer/deliver.py",
+        r"^        return standing\.complete and not undone\n", "        return True\n",
         f"{PROMISES}test_what_the_server_refused_is_never_called_delivered",
     ),
     Mutation(
@@ -80,14 +84,37 @@ MUTATIONS: tuple[Mutation, ...] = (
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("names", nargs="*", help="only mutations whose name contains one of these")
-    names = parser.parse_args().names
-    chosen = [one for one in MUTATIONS if not names or any(name in one.name for name in names)]
-    print("| taken out | attack | with it | without it | went red |")
-    print("|---|---|---|---|---|")
-    return 1 if [one for one in chosen if not _noticed(one)] else 0
+    parser.add_argument("--out", type=Path, help="write what is printed here as well")
+    wanted = parser.parse_args()
+    lines: list[str] = []
+
+    def say(line: str) -> None:
+        lines.append(line)
+        print(line, flush=True)
+
+    for line in _heading():
+        say(line)
+    chosen = [one for one in MUTATIONS if not wanted.names or any(name in one.name for name in wanted.names)]
+    unnoticed = [one.name for one in chosen if not _noticed(one, say)]
+    say("")
+    say(f"{len(chosen) - len(unnoticed)} of {len(chosen)} mutations went red.")
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text("\n".join([*lines, ""]))
+    return 1 if unnoticed else 0
 
 
-def _noticed(one: Mutation) -> bool:
+def _heading() -> Iterator[str]:
+    yield "# What the attacks notice"
+    yield ""
+    yield "`python benchmarks/mutations.py` takes out one mechanism at a time, in a copy, and runs an attack on it."
+    yield f"{time.strftime('%Y-%m-%d', time.gmtime())}. Machine: {machine()}. Commit: {commit()}."
+    yield ""
+    yield "| taken out | attack | with it | without it | went red |"
+    yield "|---|---|---|---|---|"
+
+
+def _noticed(one: Mutation, say: Callable[[str], None]) -> bool:
     with tempfile.TemporaryDirectory(prefix="mutation-") as name:
         copy = Path(name)
         _copy(copy)
@@ -96,7 +123,7 @@ def _noticed(one: Mutation) -> bool:
         broken, red = _attack(copy, one.attack)
     noticed = whole == 0 and broken == 1
     shown = one.attack.rpartition("/")[2]
-    print(f"| {one.name} | `{shown}` | {_word(whole)} | {_word(broken)} | {', '.join(red)} |", flush=True)
+    say(f"| {one.name} | `{shown}` | {_word(whole)} | {_word(broken)} | {', '.join(red)} |")
     return noticed
 
 
@@ -104,12 +131,7 @@ def _copy(copy: Path) -> None:
     for part in (*PARTS, "tests", "docs"):
         shutil.copytree(ROOT / part, copy / part, ignore=shutil.ignore_patterns("__pycache__", ".*cache"))
     shutil.copy(ROOT / "pyproject.toml", copy)
-    farm = copy / "farm" / "wandb_spool"
-    farm.mkdir(parents=True)
-    for source in (copy / "wandb_spool").iterdir():
-        (farm / source.name).symlink_to(source)
-    for part in PARTS[1:]:
-        (farm / part).symlink_to(copy / part)
+    link_farm(copy, copy / "farm")
 
 
 def _take_out(copy: Path, one: Mutation) -> None:

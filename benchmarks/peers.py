@@ -1,11 +1,13 @@
 """The same list of faults against plain `wandb sync`, wandb-osh and wandb-spool: what each says, and what has arrived.
 
-    python benchmarks/peers.py --osh-python /path/to/venv/bin/python > table.md
+    python benchmarks/peers.py --osh-python /path/to/venv/bin/python --out docs/evidence/peers.md
 
 wandb-osh is looked for in the environment of `--osh-python` (`pip install wandb-osh` in a throw-away environment);
 without it its column says so. Every case starts from the same real runs, gets the same fault, and up to three tries:
-what a person with a retry loop would give it. Everything runs on loopback against the rehearsal server, with wandb's
-retries shortened equally for all three, because their defaults end in minutes to days.
+what a person with a retry loop would give it. Trainings that die or whose disk is full are real ones: with
+`WANDB_MODE=offline` for plain wandb and wandb-osh, as both ask for, and under `wandb-spool run`. Everything runs on
+loopback against the rehearsal server, with wandb's retries shortened equally for all three, because their defaults end
+in minutes to days. Filling a disk takes root.
 """
 
 from __future__ import annotations
@@ -13,31 +15,41 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import struct
 import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
+from checkout import TESTS, commit, machine, use_this_checkout
 
-import psutil
-from delivery.fragments import Fragments, Templates, scrubbed
-from delivery.syncing import Syncing
-from proof.arena import LIMITS
+_SCRATCH = tempfile.mkdtemp(prefix="peers-")
+use_this_checkout(Path(_SCRATCH) / "checkout")
+sys.path.insert(0, TESTS)
 
-from wandb_spool.spool.configuration import Destination
-from wandb_spool.spool.log import rows
-from wandb_spool.spool.queue import Spool
-from wandb_spool.spool.seal import seal_fragment
-from wandb_spool.spool.states import State
-from wandb_spool.syncer.push import retries
-from wandb_spool.syncer.rehearsal import Fault, FaultKind, RehearsalServer
+import psutil  # noqa: E402
+from delivery.fragments import Fragments, Templates, scrubbed  # noqa: E402
+from delivery.syncing import Syncing  # noqa: E402
+from mounts import fill  # noqa: E402
+from proof.arena import LIMITS  # noqa: E402
+
+from wandb_spool.spool.configuration import Destination  # noqa: E402
+from wandb_spool.spool.log import rows  # noqa: E402
+from wandb_spool.spool.queue import Spool  # noqa: E402
+from wandb_spool.spool.seal import seal_fragment  # noqa: E402
+from wandb_spool.spool.states import State  # noqa: E402
+from wandb_spool.syncer.push import retries  # noqa: E402
+from wandb_spool.syncer.rehearsal import Fault, FaultKind, RehearsalServer  # noqa: E402
 
 TRIES = 3
 PATIENCE_S = 25.0
+SMALL_DISK_MB = 32
 
 
 @dataclass(frozen=True)
@@ -56,6 +68,18 @@ class Case:
     """Done to the first run's log before the seal: the training's own death."""
     reverse: bool = False
     kill: str | None = None
+    training: Training | None = None
+
+
+@dataclass(frozen=True)
+class Training:
+    """A real training that logs for so long, and what happens to it meanwhile."""
+
+    seconds: float
+    killed_after_s: float | None = None
+    """SIGKILL for the trainer, so long after its first row."""
+    disk_full_s: tuple[float, float] | None = None
+    """When its disk is filled to the last byte, and when there is room again."""
 
 
 def _status(endpoint: str, status: int) -> tuple[Fault, ...]:
@@ -96,7 +120,10 @@ CASES: tuple[Case, ...] = (
     Case(
         "wandb-core killed in the middle", ONE, (Fault(FaultKind.SLOW, "file_stream", seconds=0.5),), kill="wandb-core"
     ),
-    Case("trainer killed (torn log)", ONE, log_damage=_tear),
+    Case("trainer killed after 3 s", (), training=Training(30.0, killed_after_s=3.0)),
+    Case("trainer killed after 20 s", (), training=Training(30.0, killed_after_s=20.0)),
+    Case("disk full for 3 s during the training", (), training=Training(9.0, disk_full_s=(2.0, 5.0))),
+    Case("torn log", ONE, log_damage=_tear),
     Case("one corrupt run among ten", TEN, log_damage=_corrupt),
     Case("saved file overwritten after the run", RICH, damage=_overwrite),
     Case("staged artifact bytes deleted before the sync", RICH, damage=_drop_staging),
@@ -247,11 +274,12 @@ def _end(process: subprocess.Popen[bytes]) -> None:
 def play(case: Case, tool: str, directory: Path, templates: Templates, osh: str | None) -> Outcome:
     """One tool against one fault."""
     (directory / "home").mkdir(parents=True)
-    spool = Spool.create(directory / "spool")
-    with RehearsalServer(directory / "server") as server:
+    full = case.training is not None and case.training.disk_full_s is not None
+    with _disk(directory / "disk", small=full) as disk, RehearsalServer(directory / "server") as server:
+        spool = Spool.create(disk / "spool")
         destination = Destination("default")
         setting = Setting(directory, server, spool, Syncing(spool, server, directory / "home", LIMITS, destination), [])
-        expected = _log(case, tool, setting, templates)
+        expected = _train(case.training, tool, setting) if case.training else _log(case, tool, setting, templates)
         server.set_faults(case.faults)
         runs = setting.runs[::-1] if case.reverse else setting.runs
         started, said = time.monotonic(), list[str]()
@@ -267,6 +295,80 @@ def play(case: Case, tool: str, directory: Path, templates: Templates, osh: str 
         return _compare(f"{hung}{said[-1]}", expected, server, seconds)
 
 
+@contextmanager
+def _disk(directory: Path, *, small: bool) -> Iterator[Path]:
+    """Where the runs lie; a small one can be filled (that takes root)."""
+    directory.mkdir()
+    if not small:
+        yield directory
+        return
+    words = ["mount", "-t", "tmpfs", "-o", f"size={SMALL_DISK_MB}m", "tmpfs", str(directory)]
+    if subprocess.run(words, capture_output=True).returncode != 0:
+        raise NotPlayedError("needs root")
+    try:
+        yield directory
+    finally:
+        subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+class NotPlayedError(Exception):
+    """This machine can't."""
+
+
+TRAINER = """
+import os, struct, sys, time, wandb
+count = os.open(sys.argv[1], os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+run = wandb.init(project="trained", id="trained")
+step, until = 0, time.monotonic() + float(sys.argv[2])
+while time.monotonic() < until:
+    run.log({"loss": step * 0.5}, step=step)
+    os.write(count, struct.pack("<id", step, time.monotonic()))
+    step += 1
+    time.sleep(0.1)
+run.finish()
+"""
+
+
+def _train(training: Training, tool: str, setting: Setting) -> Expected:
+    """Train, and say which rows must arrive; those of a killed training's last second may, for nobody can save them."""
+    disk = setting.spool.root.parent
+    counted = setting.directory / "counted"
+    words = [sys.executable, "-c", TRAINER, str(counted), str(training.seconds)]
+    if tool == "wandb-spool":
+        words = [sys.executable, "-m", "wandb_spool", "run", "--spool", str(setting.spool.root), "--", *words]
+    environ = {**scrubbed(setting.directory / "home"), "WANDB_MODE": "offline", "WANDB_DIR": str(disk)}
+    with (setting.directory / "trained").open("wb") as told:
+        process = subprocess.Popen(words, env=environ, cwd=setting.directory, stdout=told, stderr=told)
+        while not counted.exists() or not counted.stat().st_size:
+            time.sleep(0.02)
+        dead_s = _happen(training, process, disk)
+        process.wait(120)
+    rows_at = list(struct.iter_unpack("<id", counted.read_bytes()))
+    logged = {int(step): step * 0.5 for step, _ in rows_at}
+    last = {int(step) for step, at_s in rows_at if dead_s is not None and at_s >= dead_s - 1.0}
+    setting.runs += sorted(disk.glob("wandb/offline-run-*"))
+    # The row in progress when it was killed was perhaps logged, and not counted yet.
+    return Expected({"trained": logged}, {}, 0, frozenset({*last, len(logged)} if dead_s is not None else ()))
+
+
+def _happen(training: Training, process: subprocess.Popen[bytes], disk: Path) -> float | None:
+    """Let happen what is to happen to a training; when it was killed."""
+    if training.disk_full_s is not None:
+        full_s, free_s = training.disk_full_s
+        time.sleep(full_s)
+        ballast = fill(disk)
+        time.sleep(free_s - full_s)
+        ballast.unlink()
+    if training.killed_after_s is None:
+        return None
+    time.sleep(training.killed_after_s)
+    family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    trainer = next(member for member in family if member.cmdline()[1:2] == ["-c"] and "struct" in member.cmdline()[2])
+    dead_s = time.monotonic()
+    trainer.kill()
+    return dead_s
+
+
 @dataclass(frozen=True)
 class Expected:
     """What has to be on the server, by run id."""
@@ -274,6 +376,8 @@ class Expected:
     steps: dict[str, dict[int, object]]
     files: dict[str, bytes]
     artifacts: int
+    perhaps: frozenset[int] = frozenset()
+    """Steps that may be missing."""
 
 
 def _log(case: Case, tool: str, setting: Setting, templates: Templates) -> Expected:
@@ -314,7 +418,7 @@ def _compare(says: str, expected: Expected, server: RehearsalServer, seconds: fl
     for run_id, wanted in expected.steps.items():
         run = held.get(run_id)
         there = {step: row.get("loss") for step, row in run.rows} if run else {}
-        missing += sum(step not in there for step in wanted)
+        missing += sum(step not in there for step in wanted.keys() - expected.perhaps)
         wrong += sum(step in there and there[step] != value for step, value in wanted.items())
     stored = {name: file for run in held.values() for name, file in run.files.items()}
     for name, content in expected.files.items():
@@ -327,7 +431,11 @@ def _compare(says: str, expected: Expected, server: RehearsalServer, seconds: fl
     )
     missing += max(0, expected.artifacts - committed)
     doubled = sum(len(run.doubled) for run in held.values())
-    moved = sum(1 for run_id, run in held.items() for step in run.steps if step not in expected.steps.get(run_id, {}))
+    moved = sum(
+        step not in expected.steps.get(run_id, {}) and step not in expected.perhaps
+        for run_id, run in held.items()
+        for step in run.steps
+    )
     return Outcome(says, missing, doubled, moved, wrong, seconds)
 
 
@@ -335,18 +443,41 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--osh-python", help="the Python of an environment with wandb-osh")
     parser.add_argument("--only", help="cases whose name contains this")
+    parser.add_argument("--out", type=Path, help="write what is printed here as well")
     wanted = parser.parse_args()
     for name in [name for name in os.environ if name.startswith(("WANDB", "XDG"))]:
         del os.environ[name]
-    with tempfile.TemporaryDirectory(prefix="peers-", ignore_cleanup_errors=True) as place:
-        directory = Path(place)
-        os.environ["HOME"] = place
-        os.environ["WANDB_SPOOL_CACHE_DIR"] = str(directory / "cache")
-        (directory / "templates").mkdir()
+    directory = Path(_SCRATCH)
+    os.environ["HOME"] = _SCRATCH
+    os.environ["WANDB_SPOOL_CACHE_DIR"] = str(directory / "cache")
+    (directory / "templates").mkdir()
+    lines = []
+    try:
         templates = Templates.log(directory / "templates")
-        for line in _table(directory, templates, wanted.osh_python, wanted.only):
+        for line in chain(_heading(wanted.osh_python), _table(directory, templates, wanted.osh_python, wanted.only)):
+            lines.append(line)
             print(line, flush=True)
+    finally:
+        shutil.rmtree(directory, ignore_errors=True)
+    if wanted.out:
+        wanted.out.parent.mkdir(parents=True, exist_ok=True)
+        wanted.out.write_text("\n".join([*lines, ""]))
     return 0
+
+
+def _heading(osh: str | None) -> Iterator[str]:
+    version = "not there"
+    if osh:
+        code = "from importlib.metadata import version as v; print(f\"{v('wandb-osh')} with wandb {v('wandb')}\")"
+        version = subprocess.run([osh, "-c", code], check=True, capture_output=True, text=True).stdout.strip()
+    yield "# The same faults against three tools"
+    yield ""
+    yield f"`python benchmarks/peers.py --osh-python …`, {time.strftime('%Y-%m-%d', time.gmtime())}."
+    yield f"Machine: {machine()}; wandb-osh {version}. Commit: {commit()}."
+    yield "A cell says what the tool said, and what was missing, doubled, moved or wrong on the server then."
+    yield f"Each got up to {TRIES} tries; **bold**: it reported success although data was not there as it was logged."
+    yield "A killed training may miss the rows of its last second."
+    yield ""
 
 
 def _table(directory: Path, templates: Templates, osh: str | None, only: str | None) -> Iterator[str]:
@@ -356,14 +487,23 @@ def _table(directory: Path, templates: Templates, osh: str | None, only: str | N
     for number, case in enumerate(CASES):
         if only and only not in case.name:
             continue
-        cells = []
-        for tool in TOOLS:
+
+        def one(tool: str, case: Case = case, number: int = number) -> Outcome | None:
             if tool == "wandb-osh" and not osh:
-                cells.append("not tried")
-                continue
-            outcome = play(case, tool, directory / f"{number}-{tool.replace(' ', '-')}", templates, osh)
-            liars[tool] += outcome.liar
-            cells.append(f"**{outcome}**" if outcome.liar else str(outcome))
+                return None
+            try:
+                return play(case, tool, directory / f"{number}-{tool.replace(' ', '-')}", templates, osh)
+            except NotPlayedError:
+                return None
+
+        with ThreadPoolExecutor(len(TOOLS)) as pool:
+            outcomes = dict(zip(TOOLS, pool.map(one, TOOLS), strict=True))
+        for tool, outcome in outcomes.items():
+            liars[tool] += outcome is not None and outcome.liar
+        cells = [
+            "not tried" if outcome is None else f"**{outcome}**" if outcome.liar else str(outcome)
+            for outcome in outcomes.values()
+        ]
         yield f"| {case.name} | " + " | ".join(cells) + " |"
     yield ""
     yield (

@@ -46,6 +46,7 @@ WHERE = {
     State.OPEN: "open", State.INCOMING: "waiting", State.DEFERRED: "waiting", State.HELD: "held",
     State.TRANSIT: "transit", State.DISCARDED: "discarded", State.DELIVERED: "delivered",
 }  # fmt: skip
+SAME_TARGET = "tiny, again there"
 OWED = ("open", "waiting", "held", "transit")
 AT_HOME = ("open", "waiting", "held")
 
@@ -179,7 +180,7 @@ class SpoolMachine(RuleBasedStateMachine):
             name = data.draw(st.sampled_from(singles))
             asked = Replay(run_id=f"again-{len(self.where)}") if elsewhere else Replay()
             again = replay(self.spool, self.fragments.entry(name), State.DELIVERED, asked).name
-            self.run_of[again] = (f"tiny, again {len(self.where)}", 0)
+            self.run_of[again] = (f"tiny, again {len(self.where)}" if elsewhere else SAME_TARGET, 0)
             self.where[again] = "waiting"
 
     @precondition(lambda self: self._any("delivered"))
@@ -366,6 +367,9 @@ class SpoolMachine(RuleBasedStateMachine):
         return [name for name in self.where if self.run_of[name][0] in whole]
 
     def _rows(self, name: str) -> int:
+        """What is owed of it; a replay to the same target owes nothing that is not delivered."""
+        if self.run_of[name][0] == SAME_TARGET:
+            return 0
         return ROWS[CHAIN[self.run_of[name][1]] if self._is_chain(name) else "tiny"]
 
     def _unended(self) -> list[tuple[str, int]]:
