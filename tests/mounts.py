@@ -57,6 +57,27 @@ def read_only(directory: Path) -> Iterator[Path]:
         subprocess.run(["umount", "-l", str(directory)], check=True)
 
 
+@contextmanager
+def network_clients(real: Path, *mounts: Path) -> Iterator[None]:
+    """One directory mounted several times through FUSE: like clients of a file server, each deaf to what others do."""
+    _need("bindfs", "umount")
+    if not os.access("/dev/fuse", os.R_OK | os.W_OK):
+        pytest.skip("there is no /dev/fuse")
+    mounted = []
+    try:
+        for mount in mounts:
+            mount.mkdir(parents=True)
+            words = ["bindfs", "-o", "attr_timeout=0,entry_timeout=0,negative_timeout=0", str(real), str(mount)]
+            done = subprocess.run(words, capture_output=True, text=True)
+            if done.returncode != 0:
+                pytest.skip(f"bindfs can't mount here: {done.stderr.strip()}")
+            mounted.append(mount)
+        yield
+    finally:
+        for mount in mounted:
+            subprocess.run(["umount", "-l", str(mount)], check=True)
+
+
 def fill(directory: Path, *, leave_bytes: int = 0) -> Path:
     """Use up all bytes of a file system but the last `leave_bytes`."""
     ballast = directory / "ballast"

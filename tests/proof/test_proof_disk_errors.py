@@ -58,6 +58,30 @@ def test_failing_call_is_told_and_the_entry_stays_whole(tmp_path: Path, call: st
         spool.move(place, State.HELD)
 
 
+@pytest.mark.parametrize(
+    ("call", "path", "error", "after"),
+    [
+        ("rename", "queue/", errno.ENOENT, True),
+        ("rename", "queue/delivered", errno.EROFS, False),
+        ("fsync", "receipts/", errno.EIO, False),
+        ("write", "receipts/", errno.EDQUOT, False),
+        ("open", "leases/", errno.ENOSPC, False),
+    ],
+    ids=["rename-succeeds-ENOENT", "rename-EROFS", "fsync-EIO", "write-EDQUOT", "open-ENOSPC"],
+)
+def test_pass_on_a_failing_disk_ends_with_everything_delivered_once(
+    tmp_path: Path, arena: Arena, call: str, path: str, error: int, after: bool
+) -> None:
+    for shape in ("tiny", "front", "rear"):
+        arena.fragments.add(shape, None if shape == "tiny" else "chain")
+    failing = shim.environment(tmp_path, call=call, path=path, error=error, nth=2, times=2, after=after)
+    told = arena.syncing.run("sync", "--all", "--patience", "1", **failing)
+    assert "Traceback" not in told.stderr, told.stderr
+    arena.settle()
+    verdict = arena.judge()
+    assert verdict.clean, f"{verdict}\n{told.stderr}"
+
+
 def test_read_only_spool_is_told_and_delivered_when_it_is_writable_again(tmp_path: Path, arena: Arena) -> None:
     if os.geteuid() != 0:
         pytest.skip("only root may mount a file system")

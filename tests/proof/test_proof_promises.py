@@ -7,6 +7,7 @@ import os
 import time
 from pathlib import Path
 
+import mounts
 import pytest
 import requests
 from delivery.fragments import Fragments
@@ -180,6 +181,28 @@ def test_two_daemons_and_a_deaf_watcher_deliver_everything_once(arena: Arena) ->
     assert [daemon.returncode for daemon in daemons] == [0, 0], told
     verdict = arena.judge()
     assert verdict.clean, f"{verdict}\n{told}"
+
+
+def test_daemon_on_another_client_of_the_file_server_is_woken_and_delivers_everything_once(
+    arena: Arena, tmp_path: Path
+) -> None:
+    """No event crosses from one client to the other, and the next scan is far: polling alone brings the news."""
+    real, here, there = tmp_path / "real", tmp_path / "here", tmp_path / "there"
+    real.mkdir()
+    with mounts.network_clients(real, here, there):
+        arena.fragments = Fragments(Spool.create(there / "spool"), arena.fragments.templates)
+        arena.syncing.spool = Spool.open(here / "spool")
+        daemon = arena.syncing.start("daemon", "--scan", "600", "--patience", "1")
+        try:
+            for shape, run_id in (("rich", None), ("front", "chain"), ("rear", "chain")):
+                arena.fragments.add(shape, run_id)
+                _until_delivered(arena.spool)
+        finally:
+            daemon.terminate()
+            told = daemon.communicate(timeout=30)[0]
+        assert daemon.returncode == 0 and "by polling" in told, told
+        verdict = arena.judge()
+        assert verdict.clean and verdict.files, f"{verdict}\n{told}"
 
 
 def _until_delivered(spool: Spool, timeout_s: float = 60.0) -> None:
