@@ -8,12 +8,16 @@ its class; an answer that is not W&B's is *cannot be read back*, or a captive po
 
 from __future__ import annotations
 
+import http.client
 import json
+import re
+import ssl
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 import requests
+import urllib3
 
 from .addresses import is_loopback
 from .failures import DeliveryError, Failure
@@ -260,7 +264,9 @@ class Server:
             with interruptible():
                 response = self._post(body)
         except requests.exceptions.SSLError as error:
-            raise DeliveryError(Failure.TLS, f"{self.base_url}: {_root(error)}") from error
+            raise DeliveryError(
+                Failure.UNREACHABLE if _is_cut(error) else Failure.TLS, f"{self.base_url}: {_root(error)}"
+            ) from error
         except requests.exceptions.InvalidURL as error:
             raise DeliveryError(Failure.CONFIGURATION, f"base_url {self.base_url!r} is no address") from error
         except (requests.exceptions.MissingSchema, requests.exceptions.InvalidSchema) as error:
@@ -346,9 +352,29 @@ def _retry_after(response: requests.Response) -> float | None:
 
 
 def _root(error: BaseException) -> str:
-    """The innermost cause in one line: `requests` wraps errors several times."""
-    reason = getattr(error.args[0], "reason", error) if error.args else error
-    return str(reason).split("object at")[-1].partition(": ")[2].strip(" ')\"") or str(reason)
+    """The innermost cause in a few words: `requests` wraps errors several times, and prints them as Python does."""
+    chain = list(_causes(error))
+    cause = chain[-1]
+    if isinstance(cause, http.client.BadStatusLine) and not isinstance(cause, http.client.RemoteDisconnected):
+        return "what answers there does not speak HTTP"
+    said = cause.strerror if isinstance(cause, OSError) and cause.strerror else str(cause)
+    words = re.sub(r"^<?[\w.]+(\(.*?\))?( object at 0x[0-9a-f]+>)?: |\[Errno -?\d+\] |\s*\(_ssl\.c:\d+\)", "", said)
+    through = "the proxy: " if any(isinstance(one, urllib3.exceptions.ProxyError) for one in chain) else ""
+    return through + (words.strip() or type(cause).__name__)
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """An error, the one inside it, and so on."""
+    inner: BaseException | None = error
+    while inner is not None:
+        yield inner
+        within = (getattr(inner, "reason", None), *inner.args)
+        inner = next((one for one in within if isinstance(one, BaseException)), None)
+
+
+def _is_cut(error: BaseException) -> bool:
+    """The other end hung up during the TLS handshake: that says nothing about certificates."""
+    return any(isinstance(one, ssl.SSLEOFError) for one in _causes(error))
 
 
 def _run_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
