@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 from delivery import add, clean, log_one, served, write
@@ -184,9 +185,10 @@ def large(spool: Spool, template: Path, rows: int, file_mb: int) -> None:
 
 def write_log(source: Path, target: Path, rows: int) -> None:
     """The log of a real run with its last row repeated under new steps."""
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto import wandb_internal_pb2
 
-    records = [Record.FromString(record.payload) for record in read_records(source)]
+    parse: Any = vars(wandb_internal_pb2)["Record"].FromString
+    records = [parse(record.payload) for record in read_records(source)]
     row = [record for record in records if record.WhichOneof("record_type") == "history"][-1]
     items = {(item.key or ".".join(item.nested_key)): item for item in row.history.item}
     end = next(record for record in records if record.WhichOneof("record_type") == "exit")
