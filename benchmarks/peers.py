@@ -481,7 +481,7 @@ def _heading(osh: str | None) -> Iterator[str]:
 
 
 def _table(directory: Path, templates: Templates, osh: str | None, only: str | None) -> Iterator[str]:
-    yield "| what goes wrong | " + " | ".join(TOOLS) + " |"
+    yield "| fault | " + " | ".join(TOOLS) + " |"
     yield "|---" * (len(TOOLS) + 1) + "|"
     liars = dict.fromkeys(TOOLS, 0)
     for number, case in enumerate(CASES):

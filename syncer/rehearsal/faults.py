@@ -71,10 +71,17 @@ class Fault:
     seconds: float | None = None
 
     def __post_init__(self) -> None:
-        if self.endpoint.partition(":")[0] not in ENDPOINTS:
+        if not isinstance(self.endpoint, str) or self.endpoint.partition(":")[0] not in ENDPOINTS:
             raise ValueError(f"unknown endpoint {self.endpoint!r}; known: {', '.join(ENDPOINTS)}")
         if sum(which is not None for which in (self.nth, self.every, self.probability)) > 1:
             raise ValueError("a fault takes one of nth, every and probability")
+        for name in ("nth", "every", "times"):
+            _require(name, getattr(self, name), int, 1)
+        for name in ("probability", "retry_after_s", "seconds"):
+            _require(name, getattr(self, name), (int, float), 0)
+        _require("status", self.status, int, 0)
+        if self.probability is not None and self.probability > 1:
+            raise ValueError(f"a probability is at most 1, not {self.probability}")
         if not 100 <= self.status <= 599:
             raise ValueError(f"not an HTTP status: {self.status}")
 
@@ -97,18 +104,26 @@ class Fault:
         unknown = data.keys() - {field.name for field in dataclasses.fields(cls)}
         if unknown:
             raise ValueError(f"unknown field of a fault: {', '.join(sorted(unknown))}")
-        try:
-            return cls(**{**data, "kind": FaultKind(data["kind"])})
-        except KeyError:
-            raise ValueError("a fault needs a kind") from None
-        except TypeError as error:
-            raise ValueError(f"not a fault: {data!r} ({error})") from None
+        kinds = [kind.value for kind in FaultKind]
+        if data.get("kind") not in kinds:
+            raise ValueError(f"a fault needs a kind, one of {', '.join(kinds)}; not {data.get('kind')!r}")
+        return cls(**{**data, "kind": FaultKind(data["kind"])})
 
     def to_json(self) -> dict[str, Any]:
         values = {**dataclasses.asdict(self), "kind": self.kind.value}
         if self.kind is not FaultKind.STATUS:
             del values["status"]
         return {name: value for name, value in values.items() if value is not None}
+
+
+def _require(name: str, value: object, kind: type | tuple[type, ...], least: float) -> None:
+    if value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, kind):
+        raise ValueError(f"{name} is a number, not {value!r}")
+    assert isinstance(value, (int, float))
+    if not least <= value < float("inf"):
+        raise ValueError(f"{name} is at least {least:g}, not {value!r}")
 
 
 @dataclass(frozen=True)
@@ -155,10 +170,12 @@ def parse_faults(text: str) -> FaultPlan:
     except ValueError as error:
         raise ValueError(f"the faults are not JSON: {error}") from None
     seed = data.get("seed", 0) if isinstance(data, dict) else 0
+    if isinstance(seed, bool) or not isinstance(seed, int):
+        raise ValueError(f"the seed is a whole number, not {seed!r}")
     faults = data.get("faults") if isinstance(data, dict) else data
     if not isinstance(faults, list) or not all(isinstance(fault, dict) for fault in faults):
         raise ValueError("the faults must be a JSON list of objects, or an object with such a list as `faults`")
-    return FaultPlan([_numbered(i, fault) for i, fault in enumerate(faults, start=1)], seed=int(seed))
+    return FaultPlan([_numbered(i, fault) for i, fault in enumerate(faults, start=1)], seed=seed)
 
 
 def _numbered(number: int, fault: Mapping[str, Any]) -> Fault:

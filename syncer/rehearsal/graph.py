@@ -103,7 +103,7 @@ def answer(context: Context, query: str, variables: Mapping[str, Any] | None, op
     except GraphQLError as error:
         problems = (error,)
     if problems:
-        return Answer(400, {"errors": [problem.formatted for problem in problems]})
+        return Answer(400, {"errors": [{**problem.formatted, "message": _told(problem)} for problem in problems]})
     result = execute_sync(
         schema(),
         _parsed(query),
@@ -116,6 +116,15 @@ def answer(context: Context, query: str, variables: Mapping[str, Any] | None, op
         return Answer(200, {"data": result.data})
     errors = [error.formatted for error in result.errors]
     return Answer(_status(result.errors), {"errors": errors, "data": result.data})
+
+
+_NOT_OFFERED = {"rewindRun": "rewind a run (`resume_from`)", "upsertSweep": "run sweeps", "allViews": "keep reports"}
+
+
+def _told(problem: GraphQLError) -> str:
+    """What a person reads who tries what a stand-in does not do."""
+    missing = (what for field, what in _NOT_OFFERED.items() if f"'{field}'" in problem.message)
+    return next((f"the rehearsal server does not {what}" for what in missing), problem.message)
 
 
 def _status(errors: list[GraphQLError]) -> int:

@@ -80,6 +80,11 @@ def test_every_random_fault_ends_by_itself_and_goes_through_a_file_unchanged() -
         ('[{"kind": "refuse", "endpoint": "moon"}]', "moon"),
         ('[{"kind": "refuse", "nth": 1, "every": 2}]', "one of"),
         ('[{"endpoint": "any"}]', "kind"),
+        ('[{"kind": "status", "nth": "first"}]', "nth is a number"),
+        ('[{"kind": "status", "status": "500"}]', "status is a number"),
+        ('[{"kind": "slow", "seconds": -1}]', "seconds is at least 0"),
+        ('[{"kind": "refuse", "probability": 1.5}]', "at most 1"),
+        ('{"seed": "x", "faults": []}', "the seed is a whole number"),
     ],
 )
 def test_a_wrong_faults_file_is_refused_with_the_reason(text: str, complaint: str) -> None:
