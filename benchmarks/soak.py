@@ -25,6 +25,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -141,17 +142,23 @@ def _attacks(wanted: argparse.Namespace, directory: Path, started: float) -> lis
         return number and time.monotonic() - started >= (wanted.minutes or 0.0) * 60
 
     def one(seed: int) -> None:
-        if enough(seed):
-            return
         result = _part(directory, "attack", seed)
         results.append(result)
         print(result["line"], flush=True)
         if result["good"] and not wanted.keep:
             shutil.rmtree(directory / f"attack-{seed}", ignore_errors=True)
 
-    last = wanted.seed + (1_000_000 if wanted.minutes else wanted.schedules)
+    seeds = count(wanted.seed)
+
+    def one_after_another() -> None:
+        for seed in seeds:  # each seed goes to one of the threads
+            if enough(seed):
+                return
+            one(seed)
+
     with ThreadPoolExecutor(wanted.jobs) as pool:
-        list(pool.map(one, range(wanted.seed, last)))
+        for job in [pool.submit(one_after_another) for _ in range(wanted.jobs)]:
+            job.result()
     return sorted(results, key=lambda result: int(result["seed"]))
 
 
