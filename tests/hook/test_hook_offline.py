@@ -162,3 +162,29 @@ def test_a_project_name_that_wandb_refuses_costs_no_row(program: Program, name: 
     assert ended.exit_code == 0 and fragment.facts.rows == 1, ended.err
     assert fragment.facts.project == fragment.entry["project"] == taken
     assert sum("no project name" in line for line in ended.notices) == 1
+
+
+@pytest.mark.parametrize("extra", ["sync_tensorboard", "monitor_gym"])
+def test_a_package_that_an_option_needs_and_is_not_there_costs_the_option_and_no_row(
+    program: Program, extra: str
+) -> None:
+    ended = program.run(
+        f"""
+        class Absent:
+            def find_spec(self, name, path, target=None):
+                if name.partition(".")[0] in ("tensorboard", "tensorboardX", "torch", "tensorflow", "gym", "gymnasium"):
+                    raise ModuleNotFoundError(f"No module named {{name!r}}")
+        sys.meta_path.insert(0, Absent())
+        import wandb
+        for i in range(2):
+            run = wandb.init(project="p", config={{"lr": 1}}, {extra}=True)
+            for i in range(3):
+                run.log({{"loss": i}})
+            run.finish()
+        print("trained")
+        """
+    )
+    assert ended.exit_code == 0 and "trained" in ended.out, ended.err
+    assert [len(fragment.rows) for fragment in program.fragments()] == [3, 3]
+    assert all(f"{extra} can't work here" in line and "logged without it" in line for line in ended.notices)
+    assert len(ended.notices) == 1

@@ -26,6 +26,7 @@ from .terminate import Terminator
 
 SUMMARY_PATIENCE_S = 5
 PROJECT_LENGTH = 128  # wandb refuses more
+EXTRAS = ("sync_tensorboard", "tensorboard", "monitor_gym")
 
 
 def install(wandb: Any, process: Process, terminator: Terminator, reviver: Reviver) -> None:
@@ -115,25 +116,36 @@ class Initializer:
             say(f"{said} is overridden: this run is logged offline into the spool ({self._process.launch.work})")
 
     def _begin(self, arguments: Dict[str, Any]) -> Any:
+        """wandb's own init; where that fails, without what can be left out."""
         try:
             return self._original(**arguments)
-        except Exception:
-            if not self._mend_project(arguments):
-                raise
-            return self._original(**arguments)
+        except Exception as error:  # noqa: BLE001 - raised below, unless a mend helps
+            return self._begin_mended(arguments, error)
 
-    def _mend_project(self, arguments: Dict[str, Any]) -> bool:
-        """wandb refuses some names; a run under another name is better than none. True if there was one to mend."""
-        given = arguments.get("project") or _explicit(arguments.get("settings"), "project")
-        given = str(given or os.environ.get("WANDB_PROJECT") or "")
-        mended = re.sub(r"[/\\#?%:]", "-", given)[:PROJECT_LENGTH]
-        if mended == given:
-            return False
-        say(f"{given!r} is no project name that W&B takes: logged as {mended!r}; `wandb-spool edit` can change it")
-        arguments["project"] = mended
-        if os.environ.get("WANDB_PROJECT") == given:
-            os.environ["WANDB_PROJECT"] = mended
-        return True
+    def _begin_mended(self, arguments: Dict[str, Any], error: Exception) -> Any:
+        mends = []
+        for mend in (_mend_project, self._leave_out):
+            told = mend(arguments, error)
+            if told is None:
+                continue
+            mends.append(told)
+            try:
+                run = self._original(**arguments)
+            except Exception as again:  # noqa: BLE001 - raised below, unless the next mend helps
+                error = again
+                continue
+            for line in mends:
+                say_once(line, line)
+            return run
+        raise error
+
+    def _leave_out(self, arguments: Dict[str, Any], error: Exception) -> Optional[str]:
+        """What needs another package. The program's own rows are worth a run without it; what to say of it, or None."""
+        asked = [name for name in EXTRAS if name in self._signature.parameters and _is_asked_for(name, arguments)]
+        arguments.update(dict.fromkeys(asked, False))
+        if not asked:
+            return None
+        return f"{' and '.join(asked)} can't work here ({_one_line(error)}): this run is logged without it"
 
     def _step_aside(self, arguments: Dict[str, Any]) -> None:
         """Where the spool can't be written, begin elsewhere; the run moves into the spool when it can be."""
@@ -209,6 +221,32 @@ def _resume_step(before: Optional[continuation.Predecessor], arguments: Dict[str
     if before is None or before.last_step < 0 or not continuation.asked_to_resume(arguments, settings):
         return None
     return before.last_step + 1
+
+
+def _mend_project(arguments: Dict[str, Any], error: Exception) -> Optional[str]:
+    """wandb refuses some names; a run under another name is better than none. What to say of it, or None."""
+    given = arguments.get("project") or _explicit(arguments.get("settings"), "project")
+    given = str(given or os.environ.get("WANDB_PROJECT") or "")
+    mended = re.sub(r"[/\\#?%:]", "-", given)[:PROJECT_LENGTH]
+    if mended == given:
+        return None
+    arguments["project"] = mended
+    if os.environ.get("WANDB_PROJECT") == given:
+        os.environ["WANDB_PROJECT"] = mended
+    return f"{given!r} is no project name that W&B takes: logged as {mended!r}; `wandb-spool edit` can change it"
+
+
+def _is_asked_for(name: str, arguments: Dict[str, Any]) -> bool:
+    """In the call, its settings, those of ``wandb.setup``, or the environment."""
+    if arguments.get(name) is not None:
+        return bool(arguments[name])
+    if _explicit(arguments.get("settings"), name) or _explicit(getattr(singleton(), "_settings", None), name):
+        return True
+    return os.environ.get("WANDB_" + name.upper(), "").lower() in ("1", "true")
+
+
+def _one_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {(str(error).splitlines() or [''])[0]}"
 
 
 def _shorten_patience(settings: Any) -> None:
