@@ -78,6 +78,8 @@ class Training:
     seconds: float
     killed_after_s: float | None = None
     """SIGKILL for the trainer, so long after its first row."""
+    core_killed_after_s: float | None = None
+    """SIGKILL for its wandb-core."""
     disk_full_s: tuple[float, float] | None = None
     """When its disk is filled to the last byte, and when there is room again."""
 
@@ -117,9 +119,8 @@ CASES: tuple[Case, ...] = (
     Case("server hangs, mended at the last try", ONE, (Fault(FaultKind.HANG, "file_stream"),)),
     Case("answers are lost (reset after storing)", ONE, (Fault(FaultKind.RESET_AFTER, "file_stream", nth=1, times=8),)),
     Case("sync killed in the middle", ONE, (Fault(FaultKind.SLOW, "file_stream", seconds=0.5),), kill="wandb"),
-    Case(
-        "wandb-core killed in the middle", ONE, (Fault(FaultKind.SLOW, "file_stream", seconds=0.5),), kill="wandb-core"
-    ),
+    Case("wandb-core of the sync killed", ONE, (Fault(FaultKind.SLOW, "file_stream", seconds=0.5),), kill="wandb-core"),
+    Case("wandb-core of the training killed", (), training=Training(6.0, core_killed_after_s=3.0)),
     Case("trainer killed after 3 s", (), training=Training(30.0, killed_after_s=3.0)),
     Case("trainer killed after 20 s", (), training=Training(30.0, killed_after_s=20.0)),
     Case("disk full for 3 s during the training", (), training=Training(9.0, disk_full_s=(2.0, 5.0))),
@@ -291,8 +292,9 @@ def play(case: Case, tool: str, directory: Path, templates: Templates, osh: str 
                 break  # nobody tries again what has succeeded
         seconds = time.monotonic() - started
         server.clear_faults()
-        hung = "hangs, then " if "hangs" in said[:-1] and said[-1] != "hangs" else ""
-        return _compare(f"{hung}{said[-1]}", expected, server, seconds)
+        before = "training dies, then " if expected.died else ""
+        before += "hangs, then " if "hangs" in said[:-1] and said[-1] != "hangs" else ""
+        return _compare(f"{before}{said[-1]}", expected, server, seconds)
 
 
 @contextmanager
@@ -324,7 +326,7 @@ while time.monotonic() < until:
     run.log({"loss": step * 0.5}, step=step)
     os.write(count, struct.pack("<id", step, time.monotonic()))
     step += 1
-    time.sleep(0.1)
+    time.sleep(0.02)
 run.finish()
 """
 
@@ -343,12 +345,13 @@ def _train(training: Training, tool: str, setting: Setting) -> Expected:
             time.sleep(0.02)
         dead_s = _happen(training, process, disk)
         process.wait(120)
+    died = dead_s is None and process.returncode != 0
     rows_at = list(struct.iter_unpack("<id", counted.read_bytes()))
     logged = {int(step): step * 0.5 for step, _ in rows_at}
     last = {int(step) for step, at_s in rows_at if dead_s is not None and at_s >= dead_s - 1.0}
     setting.runs += sorted(disk.glob("wandb/offline-run-*"))
     # The row in progress when it was killed was perhaps logged, and not counted yet.
-    return Expected({"trained": logged}, {}, 0, frozenset({*last, len(logged)} if dead_s is not None else ()))
+    return Expected({"trained": logged}, {}, 0, frozenset({*last, len(logged)} if dead_s is not None else ()), died)
 
 
 def _happen(training: Training, process: subprocess.Popen[bytes], disk: Path) -> float | None:
@@ -359,10 +362,14 @@ def _happen(training: Training, process: subprocess.Popen[bytes], disk: Path) ->
         ballast = fill(disk)
         time.sleep(free_s - full_s)
         ballast.unlink()
-    if training.killed_after_s is None:
+    after_s = training.killed_after_s or training.core_killed_after_s
+    if after_s is None:
         return None
-    time.sleep(training.killed_after_s)
+    time.sleep(after_s)
     family = [psutil.Process(process.pid), *psutil.Process(process.pid).children(recursive=True)]
+    if training.killed_after_s is None:
+        next(member for member in family if member.name() == "wandb-core").kill()
+        return None
     trainer = next(member for member in family if member.cmdline()[1:2] == ["-c"] and "struct" in member.cmdline()[2])
     dead_s = time.monotonic()
     trainer.kill()
@@ -378,6 +385,8 @@ class Expected:
     artifacts: int
     perhaps: frozenset[int] = frozenset()
     """Steps that may be missing."""
+    died: bool = False
+    """The training ended because logging failed."""
 
 
 def _log(case: Case, tool: str, setting: Setting, templates: Templates) -> Expected:
