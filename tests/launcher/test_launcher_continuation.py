@@ -108,6 +108,18 @@ def test_a_requeued_loop_continues_run_by_run_under_a_resume_key(launching: Laun
     assert [step for _, step in first + second] == ["0", "0", "3", "3"]
 
 
+def test_a_chained_job_continues_its_run_though_an_argument_names_another_checkpoint(launching: Launching) -> None:
+    (launching.home / "train.py").write_text(ONE)
+    (launching.home / "copy").mkdir()
+    (launching.home / "copy" / "train.py").write_text(ONE)
+    found = []
+    for command in (["train.py"], ["train.py", "--load", "1.pt"], ["copy/train.py", "--load", "2.pt"]):
+        done = launching.run("python", *command, options=["--resume-key", "chain"])
+        found += [line.split()[1:] for line in done.stdout.splitlines() if line.startswith("run ")]
+    assert [step for _, step in found] == ["0", "3", "6"]
+    assert len({run for run, _ in found}) == 1
+
+
 @pytest.mark.parametrize("together", [False, True], ids=["one after another", "at once"])
 def test_several_trainings_of_one_job_never_become_one_run(launching: Launching, together: bool) -> None:
     for name in ("first.py", "second.py"):

@@ -37,9 +37,10 @@ def restart_id(launch: Launch, environ: Any) -> Optional[str]:
     """The id of this run in a launch that may be restarted; None where no restart can be recognized.
 
     The n-th run of the same command and rank gets the same id in every attempt. Processes of one launch share the
-    count through files, so that a script that starts several trainings doesn't merge them. Without a name of the
-    user's, attempts after one with several runs of this command (a k-fold loop) start runs of their own: nobody can
-    know with which of them the program goes on.
+    count through files, so that a script that starts several trainings doesn't merge them. Under a name of the user's
+    the command is the program alone: a chained job tells its next link by an argument which checkpoint to load.
+    Without a name, attempts after one with several runs of this command (a k-fold loop) start runs of their own:
+    nobody can know with which of them the program goes on.
     """
     try:
         given = json.loads(environ.get("WANDB_SPOOL_RESUME_KEY") or "")
@@ -47,7 +48,8 @@ def restart_id(launch: Launch, environ: Any) -> Optional[str]:
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
     rank = environ.get("RANK") or environ.get("SLURM_PROCID") or "0"
-    command = hashlib.sha256("\0".join(sys.argv).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    words = [os.path.basename(word) for word in sys.argv[:1]] if named else sys.argv
+    command = hashlib.sha256("\0".join(words).encode("utf-8", "surrogateescape")).hexdigest()[:16]
     ordinal = _next_ordinal(launch, f"{rank}-{command}")
     if ordinal is None:
         return None
