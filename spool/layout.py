@@ -24,6 +24,16 @@ def original_name(name: str) -> str:
     return name if match is None else f"{match['launch']}.{match['fragment']}"
 
 
+def run_ids(entry_name: str) -> tuple[str, ...]:
+    """The run ids that an entry's name can stand for; which one it is, its body says.
+
+    To the name of a run directory of which one of the same second is there already, wandb adds `-1`, `-2` and so on.
+    """
+    run_id = entry_name.partition(".")[2].removeprefix("offline-").split("-", 2)[-1]
+    head, _, number = run_id.rpartition("-")
+    return (run_id, head) if head and number.isdigit() else (run_id,)
+
+
 def new_launch_name(now_s: float) -> str:
     """A name that never repeats: time, host, 32 random bits."""
     return f"{clock.compact(now_s)}-{host_name()}-{secrets.token_hex(4)}"

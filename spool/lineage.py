@@ -10,6 +10,7 @@ from collections.abc import Iterator
 
 from .entry import Entry
 from .errors import SpoolError
+from .layout import run_ids
 from .queue import Spool
 from .states import State
 
@@ -28,12 +29,11 @@ def predecessor_of(spool: Spool, entry: Entry) -> str | None:
 
 
 def _same_run(spool: Spool, entry: Entry) -> Iterator[Entry]:
-    suffix = f"-{entry.run_id}"
     for state in State:
         if state in _NO_PART:
             continue
         for place in spool.places(state):
-            if not place.name.endswith(suffix) or place.name == entry.name:
+            if entry.run_id not in run_ids(place.name) or place.name == entry.name:
                 continue
             try:
                 other = spool.read(place)

@@ -9,7 +9,8 @@ Pure and streaming: memory is one page of rows, whatever the size of a run. The 
 * A server row whose value is no fragment's value at that step is a *conflict*: it can't be mended by sending.
 * A server row at a step of no fragment is *foreign* (an older upload, another writer): told, never touched.
 
-A row is (step, value digest); see `spool.log.canonical` for the digest.
+A row is (step, value digest); see `spool.log.canonical` for the digest. A server whose JSON holds no NaN shows null in
+its place: such a row has another digest and is the same row, *altered*.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ PAGE_ROWS = 2000
 LISTED = 20
 
 StepDigest = tuple[int, bytes]
+"""A row of a server."""
+LoggedRow = tuple[int, tuple[bytes, ...]]
+"""A row of a fragment: its step and its digest, and behind that one under which a server may show it as well."""
 Fetch = Callable[[int, int, int], "list[StepDigest]"]
 """(first step, end step, limit) → the server's rows with first <= step < end, at most `limit` of them."""
 
@@ -39,6 +43,8 @@ class FragmentRows:
     present_steps: Steps = field(default_factory=lambda: Steps())
     """What the server holds of this fragment."""
     conflicting: int = 0
+    altered: int = 0
+    """Of those that are present: shown with null where NaN or an infinity was logged."""
 
     @property
     def complete(self) -> bool:
@@ -112,7 +118,7 @@ def cuts(first_steps: Sequence[int | None]) -> list[int | None]:
 
 
 def compare(
-    fragments: Sequence[Iterable[StepDigest]],
+    fragments: Sequence[Iterable[LoggedRow]],
     cut_from: Sequence[int | None],
     fetch: Fetch | None,
     *,
@@ -144,22 +150,22 @@ def compare(
 _END = 1 << 62
 
 
-def _tagged(rows: Iterable[StepDigest], index: int) -> Iterator[tuple[int, int, bytes]]:
-    for step, digest in rows:
-        yield step, index, digest
+def _tagged(rows: Iterable[LoggedRow], index: int) -> Iterator[tuple[int, int, tuple[bytes, ...]]]:
+    for step, digests in rows:
+        yield step, index, digests
 
 
-_Page = dict[int, dict[int, bytes]]  # step → fragment index → digest
+_Page = dict[int, dict[int, tuple[bytes, ...]]]  # step → fragment index → digests
 
 
-def _pages(merged: Iterator[tuple[int, int, bytes]], page_rows: int) -> Iterator[tuple[_Page, int]]:
+def _pages(merged: Iterator[tuple[int, int, tuple[bytes, ...]]], page_rows: int) -> Iterator[tuple[_Page, int]]:
     """Pages of steps and the step before which each ends; the last one ends at the end of time, and always comes."""
     page: _Page = {}
-    for step, index, digest in merged:
+    for step, index, digests in merged:
         if len(page) >= page_rows and step not in page:
             yield page, step
             page = {}
-        page.setdefault(step, {})[index] = digest
+        page.setdefault(step, {})[index] = digests
     yield page, _END
 
 
@@ -209,7 +215,7 @@ def _fetch_rest(fetch: Fetch, begin: int, end: int, limit: int) -> list[StepDige
 
 def _judge(
     step: int,
-    candidates: Mapping[int, bytes],
+    candidates: Mapping[int, tuple[bytes, ...]],
     on_server: tuple[bytes, ...],
     theirs: bool,
     cut_from: Sequence[int | None],
@@ -217,7 +223,7 @@ def _judge(
 ) -> None:
     wanted = _wanted(step, candidates, cut_from)
     winner = _winner(candidates, on_server, wanted)
-    for index in candidates:
+    for index, digests in candidates.items():
         rows = comparison.fragments[index]
         rows.total += 1
         rows.present_steps.offer(step, index == winner)
@@ -225,6 +231,7 @@ def _judge(
         rows.missing_steps.offer(step, owed and not on_server)
         if index == winner:
             rows.present += 1
+            rows.altered += digests[0] not in on_server
         elif not owed:
             rows.superseded += 1
         elif on_server:
@@ -244,7 +251,7 @@ def _list(steps: list[int], step: int) -> None:
         steps.append(step)
 
 
-def _wanted(step: int, candidates: Mapping[int, bytes], cut_from: Sequence[int | None]) -> int | None:
+def _wanted(step: int, candidates: Iterable[int], cut_from: Sequence[int | None]) -> int | None:
     """The fragment whose row should stand at this step: the last one that is not cut there."""
     for index in sorted(candidates, reverse=True):
         cut = cut_from[index]
@@ -253,9 +260,11 @@ def _wanted(step: int, candidates: Mapping[int, bytes], cut_from: Sequence[int |
     return None
 
 
-def _winner(candidates: Mapping[int, bytes], on_server: tuple[bytes, ...], wanted: int | None) -> int | None:
+def _winner(
+    candidates: Mapping[int, tuple[bytes, ...]], on_server: tuple[bytes, ...], wanted: int | None
+) -> int | None:
     """The fragment whose row the server holds at this step; if several have that value, the wanted one."""
-    matching = [index for index, digest in candidates.items() if digest in on_server]
+    matching = [index for index, digests in candidates.items() if any(digest in on_server for digest in digests)]
     if not matching:
         return None
     return wanted if wanted in matching else max(matching)

@@ -613,6 +613,7 @@ def _settled(found: _Found) -> Settled:
         {**own.summary, **summary},
         attributes,
         found.chain.exit_code,
+        newest is None or newest.console_lines > 0,
         None if newest is None else _environment(found.chain.newest_after(found.index)),
     )
 
@@ -690,6 +691,7 @@ def receipt_of(entry: Entry, target: Target, found: _Found) -> dict[str, object]
         "level": standing.level,
         "rows_delivered": standing.rows.present,
         "rows_superseded": standing.rows.superseded,
+        "rows_nan_as_null": standing.rows.altered,
         "rows_lost": "unknown" if manifest.rows_lost is None else manifest.rows_lost,
         "first_step": manifest.first_step,
         "last_step": manifest.last_step,

@@ -21,6 +21,7 @@ from wandb_spool.spool.edits import as_edited
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import LostRaceError, SpoolError, StorageError
 from wandb_spool.spool.identity import host_name
+from wandb_spool.spool.layout import run_ids
 from wandb_spool.spool.leases import EXPIRES_S, LeaseWatch
 from wandb_spool.spool.names import wrong_target
 from wandb_spool.spool.observations import (
@@ -464,8 +465,7 @@ def _siblings(
         return siblings, run_of
     ids = {item.entry.run_id for item in wanted} | {item.entry.replay.run_id for item in wanted if item.entry.replay}
     for place in spool.places(State.DELIVERED):
-        run_id = place.name.partition(".")[2].removeprefix("offline-").split("-", 2)[-1]
-        if run_id in ids or ".r" in place.name:
+        if not ids.isdisjoint(run_ids(place.name)) or ".r" in place.name:
             try:
                 entry = spool.read(place)
             except (FileNotFoundError, SpoolError):

@@ -18,11 +18,11 @@ from wandb_spool.spool.edits import Edit, load_edit
 from wandb_spool.spool.entry import Entry, Target
 from wandb_spool.spool.errors import SpoolError
 from wandb_spool.spool.layout import safe_relative
-from wandb_spool.spool.log import LogFacts, Row, canonical_text, facts, rows, value_digest
+from wandb_spool.spool.log import LogFacts, Row, as_nulls, canonical_text, facts, rows, value_digest
 from wandb_spool.spool.manifest import Manifest, SealedFile, read_manifest
 
 from .authors import author, is_foreign, private_log
-from .compare import Comparison, FragmentRows, StepDigest, compare, cuts
+from .compare import Comparison, FragmentRows, LoggedRow, StepDigest, compare, cuts
 from .failures import DeliveryError, Failure
 from .server import RemoteFile, RemoteRun, Server
 
@@ -230,11 +230,13 @@ def _check(launch: Path, item: SealedFile, tick: Callable[[], None]) -> str:
             sha256.update(chunk)
             md5.update(chunk)
             size += len(chunk)
-    if size != item.size_bytes or sha256.hexdigest() != item.sha256:
-        raise DeliveryError(
-            Failure.TAMPERED, f"{item.path} differs from its manifest ({size} bytes, sealed {item.size_bytes})"
-        )
-    return base64.b64encode(md5.digest()).decode()
+    if size != item.size_bytes:
+        what = f"{size} bytes, sealed {item.size_bytes}"
+    elif sha256.hexdigest() != item.sha256:
+        what = f"its content was changed, its {size} bytes are as many as before"
+    else:
+        return base64.b64encode(md5.digest()).decode()
+    raise DeliveryError(Failure.TAMPERED, f"{item.path} differs from its manifest ({what})")
 
 
 def _named_files(found: LogFacts) -> list[str]:
@@ -338,12 +340,17 @@ def _compare(
     return compare(streams, cut_from, None if server is None else fetch, gone=chain.gone)
 
 
-def _rows_of(sealed: Sealed, root: Path, tick: Callable[[], None]) -> Iterator[StepDigest]:
+def _rows_of(sealed: Sealed, root: Path, tick: Callable[[], None]) -> Iterator[LoggedRow]:
     """The rows of a fragment in ascending order of steps; none when it was pruned."""
     if sealed.log is None or not sealed.log.is_file():
         return iter(())
-    read = ((row.step, row.digest) for row in _ticking(rows(sealed.log, salvage=True), tick))
-    return _ascending(read)
+    return _ascending(map(logged_row, _ticking(rows(sealed.log, salvage=True), tick)))
+
+
+def logged_row(row: Row) -> LoggedRow:
+    """A row of a log as it is compared."""
+    told = as_nulls(row.values)
+    return row.step, (row.digest,) if told is row.values else (row.digest, value_digest(told))
 
 
 def _ticking(read: Iterator[Row], tick: Callable[[], None]) -> Iterator[Row]:
@@ -353,9 +360,9 @@ def _ticking(read: Iterator[Row], tick: Callable[[], None]) -> Iterator[Row]:
         yield row
 
 
-def _ascending(read: Iterator[StepDigest]) -> Iterator[StepDigest]:
+def _ascending(read: Iterator[LoggedRow]) -> Iterator[LoggedRow]:
     """wandb never writes a step below the one before; of a log that does, the last value of each step counts."""
-    last: StepDigest | None = None
+    last: LoggedRow | None = None
     for row in read:
         if last is not None:
             if row[0] < last[0]:
@@ -418,7 +425,7 @@ def _missing_config(run: RemoteRun, found: LogFacts) -> Iterator[str]:
             continue
         held = run.config.get(key)
         told = held.get("value") if isinstance(held, dict) and "value" in held else held
-        if canonical_text({"v": told}) != canonical_text({"v": value}):
+        if not _same_value(told, value):
             yield key
 
 
@@ -429,8 +436,14 @@ def _missing_summary(run: RemoteRun, found: LogFacts) -> Iterator[str]:
     for key, value in found.summary.items():
         if key.startswith("_") or not isinstance(value, (str, int, float, bool)):
             continue
-        if canonical_text({"v": run.summary.get(key)}) != canonical_text({"v": value}):
+        if not _same_value(run.summary.get(key), value):
             yield key
+
+
+def _same_value(told: object, logged: object) -> bool:
+    """Whether a server tells what was logged; where its JSON has no NaN, null."""
+    text = canonical_text({"v": told})
+    return text == canonical_text({"v": logged}) or text == canonical_text(as_nulls({"v": logged}))
 
 
 _REMOTE_NAMES = {"display_name": "displayName", "job_type": "jobType"}

@@ -83,6 +83,8 @@ class Settled:
     attributes: Mapping[str, Any]
     """By the names of `override_run`."""
     exit_code: int
+    printed: bool = True
+    """Whether its program printed something: then the run's `output.log` is that, and nothing else is sent for it."""
     environment: Record | None = None
     """What its log says of the machine and the program."""
 
@@ -210,6 +212,7 @@ def _settling(settled: Settled) -> list[Transform]:
 
     return [
         environment,
+        *([drop_kinds(RecordKind.OUTPUT, RecordKind.OUTPUT_RAW)] if settled.printed else []),
         set_config(settled.config),
         without_summary(),
         set_exit_code(settled.exit_code),

@@ -9,12 +9,12 @@ from wandb_spool.adoption import Adoptable, Work
 from wandb_spool.spool.entry import Entry
 from wandb_spool.spool.found_runs import FoundRun
 from wandb_spool.spool.log import rows
-from wandb_spool.syncer.compare import StepDigest, compare
+from wandb_spool.syncer.compare import LoggedRow, StepDigest, compare
 from wandb_spool.syncer.destinations import Route, api_key, route
 from wandb_spool.syncer.failures import DeliveryError
 from wandb_spool.syncer.server import Server
 from wandb_spool.syncer.service import open_server
-from wandb_spool.syncer.standing import step_digest
+from wandb_spool.syncer.standing import logged_row, step_digest
 from wandb_spool.syncing import configuration
 
 
@@ -61,6 +61,6 @@ def _ask(server: Server, found: Route, run: FoundRun) -> Adoptable:
     return Adoptable(compared.present == compared.total, told)
 
 
-def _rows(run: FoundRun) -> Iterator[StepDigest]:
+def _rows(run: FoundRun) -> Iterator[LoggedRow]:
     assert run.log is not None
-    return ((row.step, row.digest) for row in rows(run.log, salvage=True))
+    return map(logged_row, rows(run.log, salvage=True))

@@ -29,7 +29,7 @@ from wandb_spool.spool.log.artifacts import (
     read_manifest_file,
     rewrite_manifest_file,
 )
-from wandb_spool.spool.log.canonical import canonical_text, value_digest
+from wandb_spool.spool.log.canonical import as_nulls, canonical_text, value_digest
 from wandb_spool.spool.log.facts import DefinedMetric, FactsCollector, LogFacts, NamedArtifact, NamedFile, facts
 from wandb_spool.spool.log.framing import (
     MAX_RECORD_BYTES,
@@ -86,6 +86,7 @@ __all__ = [
     "Row",
     "Transform",
     "artifacts",
+    "as_nulls",
     "canonical_text",
     "chain",
     "drop_kinds",

@@ -18,7 +18,9 @@ with `key` or `nested_key`, JSON or typed values) or from a server (a JSON objec
    texts in order, each once.
 8. Inside a list, what lies more than 64 levels deep is the string `"..."`. So are the members of objects for which the
    joined keys of one row would take more than 16 MiB: no program logs such rows.
-9. The text is `json.dumps(members, sort_keys=True, separators=(",", ":"))`, in ASCII: keys sorted by code point,
+9. A server whose JSON has no NaN and no infinities can only tell null for them (which rule 3 leaves out). `as_nulls`
+   makes such a row of a logged one; a read-back takes it for the same row, and counts it.
+10. The text is `json.dumps(members, sort_keys=True, separators=(",", ":"))`, in ASCII: keys sorted by code point,
    no white space, everything outside ASCII escaped.
 
 Guarantees: never raises for values that come out of a JSON parser, whatever their depth and size of numbers.
@@ -29,6 +31,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from hashlib import sha256
+from operator import is_
 
 UNCOMPARED_KEYS = frozenset({"_step", "_runtime", "_timestamp"})
 
@@ -54,6 +57,24 @@ def digest_of(pairs: Iterable[tuple[str, object]]) -> bytes:
 def canonical_text(values: Mapping[str, object]) -> str:
     """What `value_digest` is the digest of."""
     return _encode(_members(values.items(), top=True))
+
+
+def as_nulls(values: Mapping[str, object]) -> Mapping[str, object]:
+    """The values with null for every number that JSON can't hold; the very same object where there is none."""
+    changed = {key: told for key, value in values.items() if (told := _as_null(value)) is not value}
+    return {**values, **changed} if changed else values
+
+
+def _as_null(value: object, depth: int = 0) -> object:
+    if isinstance(value, (float, int)):
+        return value if type(_number(value)) is not str else None
+    if isinstance(value, Mapping) and depth < _MAX_LIST_DEPTH:
+        told = {key: _as_null(each, depth + 1) for key, each in value.items()}
+        return value if all(told[key] is value[key] for key in told) else told
+    if isinstance(value, (list, tuple)) and depth < _MAX_LIST_DEPTH:
+        elements = [_as_null(each, depth + 1) for each in value]
+        return value if all(map(is_, elements, value)) else elements
+    return value
 
 
 class KeyRoom:

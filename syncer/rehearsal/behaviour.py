@@ -59,6 +59,7 @@ class Behaviour:
     line_counts: LineCounts = LineCounts.REPORTED
     stream_tail: StreamTail = StreamTail.KEEP
     file_md5: bool = True  # False: the listing says null, which proves nothing
+    non_finite: bool = True  # False: NaN and infinities are told as null, by a server whose JSON has none
     late_s: float = 0.0  # history, files and artifacts show up this much later
     deduplicated_outputs: bool = True  # a run that logs known content has that version among its outputs
     gzip: bool = True  # offers FILESTREAM_GZIP

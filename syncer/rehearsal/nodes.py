@@ -235,7 +235,7 @@ class RunNode:
         self.id, self.name = run.id, run.key.run_id
         self.displayName, self.sweepName = attributes.get("displayName"), attributes.get("sweepName")
         self.state, self.exitCode = run.state, run.exit_code
-        self.config = attributes.get("config", "{}")
+        self.config = self._told(attributes.get("config", "{}"))
         self.group, self.jobType = attributes.get("group"), attributes.get("jobType")
         self.commit, self.host = attributes.get("commit"), attributes.get("host")
         self.description, self.notes = attributes.get("description"), attributes.get("notes")
@@ -265,7 +265,7 @@ class RunNode:
 
     @cached_property
     def summaryMetrics(self) -> str:
-        return self._context.store.summary(self._run.key)
+        return self._told(self._context.store.summary(self._run.key))
 
     @property
     def _history(self) -> Any:
@@ -307,7 +307,14 @@ class RunNode:
         self, info: Any, minStep: int | None = None, maxStep: int | None = None, samples: int | None = None
     ) -> list[str]:
         numbers = _sampled(self._select(minStep, maxStep), samples)
-        return [line.decode("utf-8", "replace") for line in self._history.read(numbers)]
+        lines = [line.decode("utf-8", "replace") for line in self._history.read(numbers)]
+        return [self._told(line) for line in lines]
+
+    def _told(self, text: str) -> str:
+        """JSON as this server has it."""
+        if self._context.behaviour.non_finite:
+            return text
+        return json.dumps(json.loads(text, parse_constant=lambda name: None))
 
     def events(self, info: Any, samples: int | None = None) -> list[str]:
         stream = self._context.store.stream(self._run.key, EVENTS)

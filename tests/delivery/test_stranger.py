@@ -90,7 +90,7 @@ TROUBLES = (
     Trouble(Failure.PARTIAL, "20 of 20 rows", "wandb-spool show", Fault(STATUS, "file_stream", status=413)),
     Trouble(Failure.CONFLICT, "other values", "--id NEW_ID", make=other_values, shape="third"),
     Trouble(Failure.DAMAGED, "manifest", "wandb-spool verify", make=lose_manifest),
-    Trouble(Failure.TAMPERED, "differs from its manifest", "wandb-spool release", make=tamper),
+    Trouble(Failure.TAMPERED, "its content was changed", "wandb-spool release", make=tamper),
     Trouble(Failure.UNSAFE, "no regular file", "wandb-spool verify", make=link_out),
     Trouble(Failure.VANISHED, "is gone", "wandb-spool discard", make=lose),
     Trouble(Failure.HANG, "no progress", "nothing to do", Fault(FaultKind.HANG, "file_stream"), make=impatient),

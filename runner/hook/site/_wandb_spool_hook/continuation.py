@@ -123,16 +123,18 @@ def _last_step_before(launch: Launch, body: Dict[str, Any], among: List[Dict[str
 
 
 def _same_run(launch: Launch, settings: Any) -> Iterator[Dict[str, Any]]:
-    end = f"-{settings.run_id}"
+    of_this_run = re.compile(f".*-{re.escape(settings.run_id)}(-[0-9]+)?$")  # wandb numbers those of one second
     for folder, state in _folders(launch):
         for name in _names(folder):
             stem = name[: -len(".json")].partition("~")[0]
-            if not name.endswith(".json") or not stem.endswith(end):
+            if not name.endswith(".json") or not of_this_run.match(stem):
                 continue
             try:
                 with open(os.path.join(folder, name)) as file:
                     body = json.load(file)
-                if not body.get("replay") and _same(body, settings, "project") and _same(body, settings, "entity"):
+                if not body.get("replay") and all(
+                    _same(body, settings, one) for one in ("run_id", "project", "entity")
+                ):
                     yield dict(body, entry=stem, open=state == "open")
             except (OSError, ValueError, AttributeError):
                 continue
