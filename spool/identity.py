@@ -141,18 +141,21 @@ def holders(path: Path) -> list[int]:
         return []
     found: list[int] = []
     for process in Path("/proc").iterdir():
-        if process.name.isdigit() and _holds(process / "fd", wanted):
+        if process.name.isdigit() and _holds(process / "fd", path.name, wanted):
             found.append(int(process.name))
     return found
 
 
-def _holds(descriptors: Path, wanted: os.stat_result) -> bool:
+def _holds(descriptors: Path, file_name: str, wanted: os.stat_result) -> bool:
+    """The name is asked first, of the kernel: a look at a file on a file server that hangs would hang with it."""
     try:
         names = os.listdir(descriptors)
     except OSError:
         return False
     for name in names:
         try:
+            if os.path.basename(os.readlink(descriptors / name)).removesuffix(" (deleted)") != file_name:
+                continue
             seen = os.stat(descriptors / name)
         except OSError:
             continue

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import signal
 import struct
 import subprocess
 import time
@@ -55,6 +56,28 @@ def read_only(directory: Path) -> Iterator[Path]:
         yield directory
     finally:
         subprocess.run(["umount", "-l", str(directory)], check=True)
+
+
+@contextmanager
+def file_server(directory: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
+    """A file system with a server, and that server: who stops it (SIGSTOP) makes every access wait."""
+    _need("bindfs", "umount")
+    real, mount = directory / "real", directory / "mount"
+    real.mkdir()
+    mount.mkdir()
+    options = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
+    server = subprocess.Popen(["bindfs", "-f", "-o", options, str(real), str(mount)])
+    try:
+        while not os.path.ismount(mount):
+            if server.poll() is not None:
+                pytest.skip("bindfs can't mount here")
+            time.sleep(0.02)
+        yield mount, server
+    finally:
+        server.send_signal(signal.SIGCONT)
+        subprocess.run(["umount", "-l", str(mount)])
+        server.terminate()
+        server.wait(10)
 
 
 @contextmanager
