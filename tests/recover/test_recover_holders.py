@@ -15,7 +15,7 @@ from wandb_spool.spool.identity import holders
 @pytest.mark.timeout(60)
 def test_a_file_server_that_hangs_elsewhere_holds_up_nobody_who_asks_for_the_writers_of_a_log(tmp_path: Path) -> None:
     log = tmp_path / "run-abc.wandb"
-    with file_server(tmp_path) as (mount, server), log.open("w"), (mount / "elsewhere").open("w"):
+    with file_server(tmp_path) as (mount, server), (mount / "elsewhere").open("w"), log.open("w"):
         server.send_signal(signal.SIGSTOP)
         assert holders(log) == [os.getpid()]
         server.send_signal(signal.SIGCONT)
