@@ -158,7 +158,7 @@ def _count(spool: Spool, item: Known, balance: RunBalance, manifests: dict[str, 
     ]
 
 
-def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> None:
+def _count_unsealed(item: Known, balance: RunBalance, run_directory: Path) -> None:
     note = freed(item.entry)
     if note is not None and item.state is State.DISCARDED:
         _count_freed(note, balance)
@@ -170,14 +170,14 @@ def _count_unsealed(item: Known, balance: RunBalance, run_directory: object) -> 
         balance.rows_logged += kept + (lost if isinstance(lost, int) else 0)
         balance.lost += lost if isinstance(lost, int) else 0
         return
-    sign = alive.read(Path(str(run_directory)))
-    if sign is None:
+    logged = alive.rows_logged(run_directory, alive.read(run_directory))
+    if logged is None:
         balance.logged_known = False
         if item.state not in (State.OPEN, State.VOID):
             balance.wrong.append(f"{item.entry.name}: the manifest is gone")
         return
-    balance.rows_logged += sign.rows
-    balance.waiting += sign.rows
+    balance.rows_logged += logged
+    balance.waiting += logged
 
 
 def _count_freed(note: Mapping[str, object], balance: RunBalance) -> None:

@@ -138,13 +138,17 @@ def compare(
         server = _server_page(fetch, begin, end, page, page_rows, comparison)
         for step, candidates in page.items():
             held = server.pop(step, ())
-            theirs = bool(held) and any(first <= step <= last for first, last in gone)
+            theirs = bool(held) and _within(step, gone)
             _judge(step, candidates, held, theirs, cut_from, comparison)
-        left_over = sum(len(digests) for digests in server.values())
-        comparison.foreign += left_over
-        comparison.unknown += left_over
+        for step, held in server.items():
+            comparison.unknown += len(held)
+            comparison.foreign += 0 if _within(step, gone) else len(held)
         begin = end
     return comparison
+
+
+def _within(step: int, ranges: Sequence[tuple[int, int]]) -> bool:
+    return any(first <= step <= last for first, last in ranges)
 
 
 _END = 1 << 62
@@ -242,7 +246,7 @@ def _judge(
             _list(comparison.missing, step)
     if winner is None:
         comparison.unknown += len(on_server)
-    if wanted is None and winner is None:
+    if wanted is None and winner is None and not theirs:
         comparison.foreign += len(on_server)
 
 

@@ -191,6 +191,8 @@ def _transforms(
         transforms.append(set_resume(not whole))
     if content.settled is not None:
         transforms += _settling(content.settled)
+    elif manifest.exit_known_from == "process" and manifest.exit_code is not None:
+        transforms.append(set_exit_code(manifest.exit_code))  # the log's record says 0, or nothing
     if not content.send_alerts and manifest.alerts:
         transforms.append(drop_kinds(RecordKind.ALERT))
     if (manifest.entity, manifest.project, manifest.run_id) != (target.entity, target.project, target.run_id):

@@ -50,7 +50,7 @@ def scrubbed(home: Path, **more: str) -> dict[str, str]:
     return {**kept, **own, **more}
 
 
-def train(spool: Path, home: Path, *command: str, cwd: Path | None = None, **more: str) -> None:
+def train(spool: Path, home: Path, *command: str, cwd: Path | None = None, code: int = 0, **more: str) -> None:
     """Run a command through the real launcher."""
     done = subprocess.run(
         [sys.executable, "-m", "wandb_spool", "run", "--spool", str(spool), "--", *command],
@@ -60,7 +60,7 @@ def train(spool: Path, home: Path, *command: str, cwd: Path | None = None, **mor
         text=True,
         timeout=120,
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == code, done.stderr
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from wandb_spool.spool.alive import SHARED_NAME
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 from wandb_spool.syncer.rehearsal import LineCounts
@@ -73,6 +74,35 @@ def test_a_server_that_tells_null_for_nan_holds_the_row_and_the_receipt_says_so(
     assert (fragments.state(name), fragments.entry(name).attempts) == ("delivered", 1)
     assert (fragments.entry(name).receipt or {})["rows_nan_as_null"] == 1
     assert [item.holds for item in balance(syncing)] == [True]
+
+
+ENDING = """
+import wandb
+run = wandb.init(project="delivery", id="ended")
+run.log({"loss": 1})
+raise SystemExit(3)
+"""
+
+
+def test_a_program_that_ended_by_system_exit_is_shown_with_its_own_code(
+    syncing: Syncing, spool: Spool, home: Path, tmp_path: Path
+) -> None:
+    train(spool.root, home, sys.executable, "-c", ENDING, cwd=tmp_path, code=3)
+    assert syncing.once().exit_code == 0
+    assert syncing.server.report().run("ended").exit_code == 3
+    assert [item.holds for item in balance(syncing)] == [True]
+
+
+def test_of_an_open_fragment_into_which_a_child_logs_too_nobody_says_how_many_rows_it_has(
+    syncing: Syncing, fragments: Fragments
+) -> None:
+    entry = fragments.entry(fragments.add("tiny", seal=False))
+    directory = entry.run_directory(fragments.spool.root)
+    (alone,) = balance(syncing)
+    assert alone.logged_known and alone.waiting == 20
+    (directory / SHARED_NAME).touch()
+    (together,) = balance(syncing)
+    assert not together.logged_known and together.waiting == 0
 
 
 FIVE = """

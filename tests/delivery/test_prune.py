@@ -69,3 +69,5 @@ def test_a_restart_of_a_run_whose_first_fragment_was_pruned_moves_and_loses_no_r
     assert syncing.once().exit_code == 0
     assert sorted(syncing.values("run")) == list(range(180))
     assert syncing.server.report().run("run").once_and_in_place
+    (found,) = balance(syncing)
+    assert found.holds and found.foreign == 0, "the rows of the first fragment are known by its receipt"
