@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import json
 import os
-import shutil
 import signal
 import subprocess
 import sys
@@ -12,12 +12,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from mounts import fill, tmpfs
+from mounts import file_server, fill, tmpfs
 
 from wandb_spool.runner.preflight import LOW_BYTES, Disk, Guard, concerns, filesystem, look
 from wandb_spool.spool.states import State
 
-from .processes import Launching, until
+from .processes import Launching
 
 ROOM = Disk("ext4", 1 << 40, 1 << 20)
 MOUNTS = [
@@ -95,24 +95,8 @@ def test_full_disk_is_passed_over_for_the_fallback(launching: Launching, tmp_pat
 
 @pytest.fixture
 def served(tmp_path: Path) -> Iterator[tuple[Path, subprocess.Popen[bytes]]]:
-    """A file system with a server, and that server."""
-    if os.geteuid() != 0 or shutil.which("bindfs") is None or not Path("/dev/fuse").exists():
-        pytest.skip("needs root, bindfs and /dev/fuse")
-    real, mount = tmp_path / "real", tmp_path / "mount"
-    real.mkdir()
-    mount.mkdir()
-    options = "attr_timeout=0,entry_timeout=0,negative_timeout=0"
-    server = subprocess.Popen(["bindfs", "-f", "-o", options, str(real), str(mount)])
-    try:
-        until(lambda: os.path.ismount(mount) or server.poll() is not None, "the mount")
-        if server.poll() is not None:
-            pytest.skip("bindfs can't mount here")
-        yield mount, server
-    finally:
-        server.send_signal(signal.SIGCONT)
-        subprocess.run(["umount", "-l", str(mount)])
-        server.terminate()
-        server.wait(10)
+    with file_server(tmp_path) as served:
+        yield served
 
 
 @pytest.fixture
@@ -165,3 +149,62 @@ def test_file_server_that_stops_while_the_command_runs_holds_up_neither_signals_
     assert launcher.wait(60) == 9
     launcher.stdout.close()
     assert "does not answer; nothing is lost: `wandb-spool recover` seals" in said.read_text()
+
+
+LOGGING = """
+import sys, time, wandb
+run = wandb.init(project="p")
+for i in range(200):
+    run.log({"a": i})
+    if i == 50:
+        time.sleep(1.5)  # on the disk, and proven
+        print("stop", flush=True)
+        sys.stdin.readline()
+print("logged", flush=True)
+sys.stdin.readline()
+if sys.argv[1:]:
+    import _wandb_spool_hook.finishing as finishing
+    finishing.STANDSTILL_S = 1.0
+run.finish()
+print("trained", flush=True)
+"""
+
+
+@pytest.mark.parametrize("comes_back", [True, False], ids=["comes back", "stays away"])
+def test_file_server_that_stops_blocks_neither_log_nor_the_end_and_costs_no_row_if_it_comes_back(
+    launching: Launching, served: tuple[Path, subprocess.Popen[bytes]], comes_back: bool
+) -> None:
+    mount, server = served
+    launching.spool = mount / "spool"
+    command = launching.command(sys.executable, "-c", LOGGING, *([] if comes_back else ["impatient"]))
+    pipe, said = subprocess.PIPE, launching.home / "said"
+    with said.open("w") as errors:  # no pipe: wandb-core hangs with the file server, and would hold it open
+        launcher = subprocess.Popen(
+            command, env=launching.environment(), stdin=pipe, stdout=pipe, stderr=errors, cwd=launching.home, text=True
+        )
+    assert launcher.stdin is not None and launcher.stdout is not None
+    out = launcher.stdout
+
+    def go_on_after(line: str) -> None:
+        while (seen := out.readline().strip()) != line:
+            assert seen or launcher.poll() is None, said.read_text()
+
+    go_on_after("stop")
+    server.send_signal(signal.SIGSTOP)
+    launcher.stdin.write("\n")
+    launcher.stdin.flush()
+    go_on_after("logged")
+    if comes_back:
+        server.send_signal(signal.SIGCONT)
+    launcher.stdin.write("\n")
+    launcher.stdin.flush()
+    go_on_after("trained")
+    server.send_signal(signal.SIGCONT)
+    assert launcher.wait(60) == 0
+    launcher.stdin.close()
+    out.close()
+    assert "does not answer; training goes on" in said.read_text()
+    (sealed,) = launching.spool.glob("runs/*/*/wandb/offline-run-*/manifest.json")
+    manifest = json.loads(sealed.read_text())
+    if comes_back:
+        assert (manifest["rows_logged"], manifest["rows_kept"], manifest["rows_lost"]) == (200, 200, 0)

@@ -1,7 +1,8 @@
 """``finish`` ends: with a dead, a stopped or a busy wandb-core, and when the program ends without calling it.
 
 Guarantees: it never raises and never hangs; a wandb-core that makes no progress is killed and the run finished by a
-new one. When it returns, the exit record is on disk, or nothing more can be written (and that was told). A run that is
+new one. When it returns, the exit record is on disk, or nothing more can be written (and that was told): a disk that
+does not answer is waited for no longer than a wandb-core that stands still. A run that is
 open when the program ends is finished with the program's exit code. One case is told and not mended: under Python 3.12,
 which starts no thread while the interpreter ends, a wandb-core that turns out dead or stopped only then, in a program
 that did not call ``finish``, can't be replaced.
@@ -24,7 +25,8 @@ from .exits import exit_code as program
 from .notice import say
 from .process import Process
 from .revive import Reviver
-from .session import STANDS_STILL, Session, no_room
+from .room import NO_ANSWER, no_room
+from .session import STANDS_STILL, Session
 from .tail import EXIT
 
 STANDSTILL_S = 20.0  # no byte in any log for so long: a hung disk, or a wandb-core that will not answer
@@ -84,6 +86,13 @@ class Finisher:
             deferral.leave()
 
     def _finish(self, session: Session, exit_code: Optional[int]) -> None:
+        if not _wait_for_the_disk(session):
+            # wandb-core is left alive: it writes what it has when the disk answers again, and ends with this process.
+            session.fail(NO_ANSWER)
+            core.abandon()
+            _leave(session.run)
+            self._end(session, exit_code)
+            return
         session.look_for_room()
         for _ in range(2):
             if core.is_dead():
@@ -122,7 +131,18 @@ class Finisher:
             say(f"run {session.name} could not be logged into the spool. Afterwards: wandb-spool adopt {kept}")
         if session.broken is not None:
             missing = session.fragment.rows.begun - session.tail.rows
-            say(f"run {session.name} ends without {max(0, missing)} of its rows: {session.broken}")
+            most = "up to " if session.broken == NO_ANSWER else ""  # wandb-core may write them yet
+            say(f"run {session.name} ends without {most}{max(0, missing)} of its rows: {session.broken}")
+
+
+def _wait_for_the_disk(session: Session) -> bool:
+    end_s = time.monotonic() + min(STANDSTILL_S, program.patience_s)
+    session.fragment.show_life()
+    while not session.fragment.answers():
+        if time.monotonic() > end_s:
+            return False
+        time.sleep(0.05)
+    return True
 
 
 def _wait_for_exit_record(session: Session) -> bool:
@@ -181,7 +201,7 @@ class Watch:
             core.kill()
 
     def _sizes(self) -> List[int]:
-        return [session.tail.size_bytes() for session in self._process.here()]
+        return [session.tail.size_bytes() for session in self._process.unfinished() if session.fragment.answers()]
 
 
 def finish_at_exit(process: Process) -> None:

@@ -45,8 +45,8 @@ class Fragment:
         self.outside = not launch.contains(self.run_dir)  # until the spool can be written
         self._entry_path = entry.path_of(launch, self.entry)
         self.alive = self._open_alive()
-        self._write_entry(launch, settings, overridden or [], base_url)
         self.show_life()
+        self._write_entry(launch, settings, overridden or [], base_url)
 
     def _open_alive(self) -> Optional[Alive]:
         try:
@@ -92,10 +92,13 @@ class Fragment:
             rows = self.rows
             alive.write(max(rows.begun, self.promised), rows.refused, rows.last_step)
 
+    def answers(self) -> bool:
+        """Whether the disk takes what is written; who touches one that does not may wait for hours."""
+        return self.alive is None or self.alive.answers()
+
     def end(self, phase: str, exit_code: int = -1) -> None:
         """The last line of this fragment's sign of life."""
-        alive, self.alive = self.alive, None
+        alive = self.alive
         if alive is not None:
             alive.phase, alive.exit_code = phase, exit_code
-            alive.write(self.rows.begun, self.rows.refused, self.rows.last_step)
-            alive.close()
+            alive.end(self.rows.begun, self.rows.refused, self.rows.last_step)

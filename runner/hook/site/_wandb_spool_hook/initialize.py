@@ -21,7 +21,8 @@ from .fragment import ASIDE, Fragment
 from .notice import say, say_once
 from .process import Process
 from .revive import Reviver
-from .session import Session, no_room
+from .room import no_room
+from .session import Session
 from .terminate import Terminator
 
 SUMMARY_PATIENCE_S = 5
@@ -186,7 +187,7 @@ class Initializer:
         process.add(session)
         names.ensure(run)
         _shorten_patience(run._settings)
-        _quiet_log_files()
+        _quiet_log_files(process)
         self.after_start()
 
     def after_start(self) -> None:
@@ -257,10 +258,11 @@ def _shorten_patience(settings: Any) -> None:
         pass
 
 
-def _quiet_log_files() -> None:
-    """wandb's debug.log on a full disk: Python would print a stack trace for each line that can't be written."""
+def _quiet_log_files(process: Process) -> None:
+    """wandb's debug.log: on a full disk Python would print a stack trace for each line, on a hung one wait."""
     for handler in logging.getLogger("wandb").handlers:
         handler.handleError = lambda record: None  # type: ignore[method-assign]
+        handler.addFilter(lambda record: process.disks_answer())
 
 
 def _explicit(settings: Any, name: str) -> Any:

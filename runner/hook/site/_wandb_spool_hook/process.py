@@ -45,3 +45,6 @@ class Process:
 
     def unfinished(self) -> List[Session]:
         return [session for session in self.here() if not session.finished]
+
+    def disks_answer(self) -> bool:
+        return all(session.fragment.answers() for session in self.here())

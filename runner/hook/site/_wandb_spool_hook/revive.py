@@ -19,7 +19,8 @@ from .journal import Sent
 from .memory import time_of
 from .notice import say, say_once
 from .process import Process
-from .session import Session, no_room
+from .room import no_room
+from .session import Session
 from .tail import FILES, HISTORY, records
 
 RETRY_S = 1.0

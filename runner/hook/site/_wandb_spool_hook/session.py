@@ -17,10 +17,10 @@ from .fragment import Fragment
 from .journal import Journal, Sent
 from .memory import Memory
 from .notice import forget
+from .room import no_room
 from .sender import Sender, Stuck
 from .tail import HISTORY, Tail, records
 
-PROBE_BYTES = 256 * 1024
 COMMIT = object()  # marks the one call that is no call of the program
 # The disk was full for a moment: wandb-core's writer never recovers from that, however much room there is since.
 STANDS_STILL = "the log stands still though there is room"
@@ -167,7 +167,7 @@ class Session:
 
     def beat(self) -> None:
         self.fragment.show_life()
-        if self.finished or self.broken is not None:
+        if self.finished or self.broken is not None or not self.fragment.answers():
             return
         if core.is_dead():
             self.fail("wandb-core died")
@@ -220,21 +220,3 @@ def _inode(path: str) -> int:
         return os.stat(path).st_ino
     except OSError:
         return -1
-
-
-def no_room(folder: str) -> Optional[str]:
-    """Why nothing can be written here; None if it can."""
-    probe = os.path.join(folder, f".probe-{os.getpid()}")
-    try:
-        os.makedirs(folder, mode=0o700, exist_ok=True)
-        fd = os.open(probe, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
-        try:
-            os.write(fd, bytes(PROBE_BYTES))
-            os.fsync(fd)
-            short = os.fstat(fd).st_size < PROBE_BYTES
-        finally:
-            os.close(fd)
-            os.unlink(probe)
-    except OSError as error:
-        return error.strerror or str(error)
-    return "no space left on the device" if short else None
