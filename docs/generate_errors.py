@@ -22,7 +22,7 @@ CLASSES = {
     "ConfigurationError": (2, "A configuration file says something that can't be understood. Nothing was changed."),
     "SpoolFormatError": (4, "The spool can't be read by this version. Nothing was touched."),
     "DamagedError": (4, "A file of the spool is not what the format says. The runs beside it are untouched."),
-    "BundleError": (4, "A bundle is not what its index says. Nothing of it was taken."),
+    "BundleError": (1, "A bundle is not what its index says. Nothing of it was taken."),
     "StorageError": (1, "The file system refused. What is sealed stays sealed."),
     "TransitionError": (1, "A move that the states don't allow. Nothing was changed."),
     "LostRaceError": (1, "Somebody else was faster. Nothing is wrong: look again."),

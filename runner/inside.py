@@ -16,6 +16,7 @@ from typing import Any
 
 from wandb_spool.spool.launches import Launch
 
+from .cache_place import cache_variables
 from .environment import environment_without_spool
 from .fallback import candidates, choose, warning
 from .hook import install
@@ -57,7 +58,7 @@ def _begin(spool: Path, environ: MutableMapping[str, str]) -> None:
     changes = environment_of(chosen.launch, request, environ)
     if changes.overridden:
         print(f"wandb-spool: overridden in this process: {', '.join(changes.overridden)}", file=sys.stderr)
-    environ.update(changes.variables)
+    environ.update({**changes.variables, **cache_variables(environ)})
     _sealers[os.getpid()] = Sealer(chosen.launch)
     atexit.register(_end, chosen.launch, os.getpid())
 

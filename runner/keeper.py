@@ -39,7 +39,6 @@ class Keeper:
 
     launch: Launch
     stage: Stage | None = None
-    hold: bool = False
     every_s: float = EVERY_S
     _pid: int = 0
     _life: int = -1  # closed when the launcher is gone
@@ -62,7 +61,7 @@ class Keeper:
             return
         try:
             _keep_to_oneself(life, words)
-            _Work(self.launch, self.stage, self.hold, words).until_nobody_is_left(life, self.every_s)
+            _Work(self.launch, self.stage, words).until_nobody_is_left(life, self.every_s)
         except BaseException:  # noqa: BLE001, S110 - a forked copy of the launcher must end here, whatever happens
             pass
         finally:
@@ -118,12 +117,11 @@ class _Work:
 
     launch: Launch
     stage: Stage | None
-    hold: bool
     words: int
 
     def until_nobody_is_left(self, life: int, every_s: float) -> None:
         keep: Callable[[], None] = _carrying(self.stage) if self.stage is not None else _Syncing(self.launch)
-        sealer, guard = Sealer(self.launch, hold=self.hold), Guard(self.launch.spool.root)
+        sealer, guard = Sealer(self.launch), Guard(self.launch.spool.root)
         while not select.select([life], [], [], every_s)[0]:
             with contextlib.suppress(Exception):  # the spool is out of reach for now
                 keep()

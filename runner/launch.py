@@ -101,7 +101,7 @@ def _prepare(launch: Launch, request: LaunchRequest, environ: Mapping[str, str],
 
 def make_launch(spool: Spool, request: LaunchRequest, environ: Mapping[str, str]) -> Launch:
     """The launch directory of one command. No key of anybody's is in its record. Raises StorageError."""
-    extra = {"base_url": environ.get("WANDB_BASE_URL") or None}
+    extra = {"base_url": environ.get("WANDB_BASE_URL") or None, **({"hold": True} if request.hold else {})}
     return Launch.create(spool, redact(request.command, environ), extra=extra)
 
 
@@ -179,8 +179,8 @@ def _run_in(
         code = attend(command, on_idle=lambda: None)
         say("this launch was not logged: no place could be written")
         return code
-    sealer = Sealer(launch, hold=request.hold)
-    code = _attend(command, Keeper(launch, stage, request.hold), say)
+    sealer = Sealer(launch)
+    code = _attend(command, Keeper(launch, stage), say)
     return _finish(sealer, stage, request, (command.pid, code), mask, say)
 
 

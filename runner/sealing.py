@@ -37,7 +37,6 @@ class Sealer:
     """Seals the fragments of one launch. Not reentrant; one thread."""
 
     launch: Launch
-    hold: bool = False
     done: dict[str, State] = field(default_factory=dict)
     _child: int = 0
     _tried: set[str] = field(default_factory=set)
@@ -129,7 +128,7 @@ class Sealer:
             place = self._open_place(directory)
             if place is None:
                 return Sealed(directory, self._state(directory))
-            moved = seal_fragment(self.launch.spool, place, process_exit_code=process_exit_code, hold=self.hold)
+            moved = seal_fragment(self.launch.spool, place, process_exit_code=process_exit_code)
         except LostRaceError:
             return Sealed(directory, None, "somebody else seals it")
         except (SpoolError, OSError) as error:

@@ -71,6 +71,11 @@ class Launch:
     def owner(self) -> Identity | None:
         return Identity.from_json(self.record().get("writer"))
 
+    @property
+    def holds(self) -> bool:
+        """Whether a person asked, with `run --hold`, to look at its runs before they are sent."""
+        return self.record().get("hold") is True
+
     def hooked_processes(self) -> int:
         """How many processes loaded the start-up hook and imported wandb."""
         try:

@@ -100,10 +100,12 @@ def seal_fragment(
     sealed = entry_of(entry, manifest, digest)
     if is_void(manifest):
         return spool.move(owned, State.VOID, replace(sealed, reason=_void_reason(manifest), mend=None), now_s=now)
+    # Who made the entry or the launch asked for it: it must hold whoever seals.
     aside = entry.extra.get("hold")
-    if isinstance(aside, dict):  # whoever made the entry asked for it: it must hold whoever seals
-        hold, sealed = True, replace(sealed, reason=aside.get("reason"), mend=aside.get("mend"))
-    return spool.move(owned, State.HELD if hold else State.INCOMING, sealed, why="sealed", now_s=now)
+    if isinstance(aside, dict):
+        sealed = replace(sealed, reason=aside.get("reason"), mend=aside.get("mend"))
+    held = hold or isinstance(aside, dict) or Launch.at(spool, spool.paths.launch(entry.launch)).holds
+    return spool.move(owned, State.HELD if held else State.INCOMING, sealed, why="sealed", now_s=now)
 
 
 class VanishedError(SpoolError):

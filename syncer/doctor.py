@@ -194,6 +194,9 @@ def place(root: Path, environ: Mapping[str, str]) -> Check:
 def modes(spool: Spool) -> Check:
     """Whether others may read what was logged."""
     mode = stat.S_IMODE(spool.root.stat().st_mode)
+    if spool.group and not mode & stat.S_ISGID:
+        what = f"{mode:04o}: the setgid bit is gone, what is written from now on is not the group's ({spool.group})"
+        return bad("modes", what, f"`find {spool.root} -type d -exec chmod g+s {{}} +`")
     strangers = 0o007 if spool.group else 0o077
     if not mode & strangers:
         return ok(

@@ -6,9 +6,9 @@ import os
 import sys
 from collections.abc import Mapping
 
-from wandb_spool.cache_place import cache_variables
 from wandb_spool.locate import Located, absolute, locate
 from wandb_spool.run_arguments import RunArguments
+from wandb_spool.runner.cache_place import cache_variables
 from wandb_spool.runner.launch import NO_SPOOL, LaunchRequest
 from wandb_spool.runner.launch import run as run_launch
 from wandb_spool.spool.configuration import user_state_spool

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from types import ModuleType
 
-from wandb_spool.spool import errors
+from wandb_spool.spool import bundle_index, configuration, errors
 from wandb_spool.spool.errors import SpoolError
 
 DOCS = Path(__file__).parents[2] / "docs"
@@ -29,7 +29,8 @@ def test_page_is_what_the_code_says() -> None:
 
 def test_every_class_of_error_is_explained_with_its_exit_code() -> None:
     explained = generator().CLASSES
-    for name, kind in vars(errors).items():
+    known = {**vars(errors), **vars(bundle_index), **vars(configuration)}
+    for name, kind in known.items():
         if isinstance(kind, type) and issubclass(kind, SpoolError) and kind is not SpoolError:
             assert explained[name][0] == kind.exit_code, name
 

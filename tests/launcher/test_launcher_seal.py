@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from wandb_spool.spool.entry import Entry
@@ -38,8 +39,8 @@ def recover(launching: Launching) -> str:
     return done.stdout
 
 
-def start_training(launching: Launching, *words: str) -> tuple[subprocess.Popen[str], int]:
-    launcher = launching.start(*words)
+def start_training(launching: Launching, *words: str, options: Sequence[str] = ()) -> tuple[subprocess.Popen[str], int]:
+    launcher = launching.start(*words, options=options)
     assert launcher.stdout is not None
     line = launcher.stdout.readline().split()
     assert line[:1] == ["logged"], launcher.stderr and launcher.stderr.read()
@@ -77,6 +78,16 @@ def test_quiet_says_nothing(launching: Launching) -> None:
 def test_held_run_is_not_due(launching: Launching) -> None:
     launching.run(sys.executable, "-c", LOGS, options=["--hold"])
     assert len(sealed(launching, State.HELD)) == 1
+    assert sealed(launching) == []
+
+
+def test_held_run_whose_launcher_was_killed_is_held_by_whoever_seals_it(launching: Launching) -> None:
+    launcher, trainer = start_training(launching, sys.executable, "-c", THEN_WAITS, options=["--hold"])
+    launcher.kill()
+    launcher.wait(timeout=60)
+    os.kill(trainer, signal.SIGKILL)
+    launcher.communicate(timeout=60)
+    until(lambda: recover(launching) and sealed(launching, State.HELD), "the seal")
     assert sealed(launching) == []
 
 

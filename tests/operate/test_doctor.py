@@ -181,4 +181,8 @@ def test_a_group_may_read_its_shared_spool(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path / "spool")
     (tmp_path / "spool").chmod(0o2770)
     assert doctor.modes(spool).verdict is Verdict.BAD
-    assert doctor.modes(Spool(spool.paths, spool.spool_id, "staff")).verdict is Verdict.OK
+    shared = Spool(spool.paths, spool.spool_id, "staff")
+    assert doctor.modes(shared).verdict is Verdict.OK
+    spool.root.chmod(0o770)
+    lost = doctor.modes(shared)
+    assert lost.verdict is Verdict.BAD and "chmod g+s" in lost.mend

@@ -70,9 +70,9 @@ def variables(spool: str | None, name: str | None, resume_key: str | None) -> di
 
 
 def _new_launch(spool: str | None, name: str | None, resume_key: str | None) -> dict[str, str]:
-    from wandb_spool.cache_place import cache_variables
     from wandb_spool.locate import locate
     from wandb_spool.output import complain
+    from wandb_spool.runner.cache_place import cache_variables
     from wandb_spool.runner.launch import LaunchRequest, environment_of
     from wandb_spool.spool.launches import Launch
     from wandb_spool.spool.queue import Spool
