@@ -371,3 +371,23 @@ def test_a_hook_that_finds_its_fragment_sealed_starts_a_new_one(program: Program
     )
     fragments = assert_nothing_lost(program, ended, list(range(90)))
     assert len(fragments) == 2
+
+
+def test_a_working_directory_that_is_removed_costs_no_row(program: Program) -> None:
+    ended = program.run(
+        """
+        import os, shutil, tempfile, wandb
+        os.chdir(tempfile.mkdtemp())
+        with wandb.init(project="p", id="before") as run:
+            run.log({"x": 1})
+            shutil.rmtree(os.getcwd())
+            run.log({"x": 2})
+        run = wandb.init(project="p", id="behind")
+        run.log({"x": 3})
+        run.finish()
+        """
+    )
+    assert ended.exit_code == 0, ended.err
+    assert not [line for line in ended.notices if "rows" in line or "NOT logged" in line]
+    found = {part.entry["run_id"]: [row.values["x"] for row in part.rows] for part in program.fragments()}
+    assert found == {"before": [1, 2], "behind": [3]}

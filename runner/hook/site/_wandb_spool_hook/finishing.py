@@ -17,7 +17,7 @@ import sys
 import time
 from typing import Any, List, Optional
 
-from . import core, deferral, files
+from . import core, deferral, files, footing
 from .alive import heart
 from .anatomy import module, part, run_class
 from .exits import code_of
@@ -81,7 +81,8 @@ class Finisher:
     def finish(self, session: Session, exit_code: Optional[int]) -> None:
         deferral.enter()  # a SIGTERM that arrives now must not leave the run without its exit record
         try:
-            self._finish(session, exit_code)
+            with footing.somewhere(self._process.launch.work):
+                self._finish(session, exit_code)
         finally:
             deferral.leave()
 

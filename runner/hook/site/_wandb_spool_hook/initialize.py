@@ -13,7 +13,7 @@ import re
 import tempfile
 from typing import Any, Dict, Optional
 
-from . import continuation, core, entry, names
+from . import continuation, core, entry, footing, names
 from .anatomy import interface_of, part, singleton
 from .counting import bind
 from .finishing import finish_at_exit
@@ -56,6 +56,10 @@ class Initializer:
         self._reviver = reviver
 
     def __call__(self, args: Any, kwargs: Any) -> Any:
+        with footing.somewhere(self._process.launch.work):
+            return self._start(args, kwargs)
+
+    def _start(self, args: Any, kwargs: Any) -> Any:
         try:
             arguments = dict(self._signature.bind(*args, **kwargs).arguments)
         except TypeError as error:

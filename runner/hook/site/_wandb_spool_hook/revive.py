@@ -12,7 +12,7 @@ import threading
 import time
 from typing import Any, Dict, List
 
-from . import core, files, tensorboard
+from . import core, files, footing, tensorboard
 from .anatomy import interface_of, messages, module
 from .fragment import Fragment
 from .journal import Sent
@@ -51,7 +51,8 @@ class Reviver:
                 return False
             self._busy = True
             try:
-                self._revive_all(session.broken)
+                with footing.somewhere(self._process.launch.work):
+                    self._revive_all(session.broken)
             except Exception as error:  # noqa: BLE001 - promise 1: then training goes on without logging
                 self._put_off(f"{type(error).__name__}: {error}")
             finally:
