@@ -2,15 +2,20 @@
 
 A helper is a process of `wandb-spool sync` that leaves heavy runs alone, so that one lane is always free for the light
 ones; at most `limits.pushes` push at once. Leases keep daemon and helpers apart, as they do any two syncers; nothing is
-shared but the spool. A helper that fails costs a line of its own; the daemon goes on.
+shared but the spool. A helper that fails costs a line of its own; the daemon goes on. At its end a helper prints what
+it did (`--json`): that is how the daemon counts it.
 """
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import IO, Any
 
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
@@ -24,17 +29,39 @@ AGAIN_S = 300.0
 END_S = 6.0
 
 
+@dataclass(frozen=True)
+class _Helper:
+    process: subprocess.Popen[bytes]
+    printed: IO[bytes]
+
+    def outcomes(self) -> list[Mapping[str, Any]]:
+        """What became of the fragments that it took; none when it was killed before it could say so."""
+        with self.printed:
+            self.printed.seek(0)
+            try:
+                return list(json.load(self.printed)["outcomes"])
+            except (ValueError, KeyError, TypeError):
+                return []
+
+
 class Lanes:
     """The helpers of one daemon."""
 
     def __init__(
-        self, spool: Spool, arguments: Sequence[str], pushes: int, now_s: Callable[[], float] = time.monotonic
+        self,
+        spool: Spool,
+        arguments: Sequence[str],
+        pushes: int,
+        now_s: Callable[[], float] = time.monotonic,
+        *,
+        count: Callable[[Mapping[str, Any]], None] = lambda outcome: None,
     ) -> None:
         self._spool = spool
-        self._words = [sys.executable, *arguments]
+        self._words = [sys.executable, *arguments, "--json"]
         self._most = pushes - 1
         self._now_s = now_s
-        self._helpers: list[subprocess.Popen[bytes]] = []
+        self._count = count
+        self._helpers: list[_Helper] = []
         self._work: tuple[object, ...] = ()
         self._since_s = self._last_s = now_s()
         self._seen: set[str] = set()
@@ -48,9 +75,17 @@ class Lanes:
             self._seen.clear()
         if not moving.runs or now_s - self._since_s < LONG_S:
             return
-        self._helpers = [helper for helper in self._helpers if helper.poll() is None]
+        self.reap()
         if len(self._helpers) < self._most:
             self._begin(now_s)
+
+    def reap(self) -> None:
+        """Count what the helpers did that have ended."""
+        ended = [helper for helper in self._helpers if helper.process.poll() is not None]
+        self._helpers = [helper for helper in self._helpers if helper not in ended]
+        for helper in ended:
+            for outcome in helper.outcomes():
+                self._count(outcome)
 
     def _begin(self, now_s: float) -> None:
         waiting = {place.name for place in self._spool.places(State.INCOMING)}
@@ -58,21 +93,21 @@ class Lanes:
             return
         self._seen, self._last_s = waiting, now_s
         try:
-            self._helpers.append(
-                subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, close_fds=True)
-            )
+            printed = tempfile.TemporaryFile()  # noqa: SIM115 - read and closed when the helper has ended
+            process = subprocess.Popen(self._words, stdin=subprocess.DEVNULL, stdout=printed, close_fds=True)
         except OSError:
-            pass  # no process, no memory: the next look tries again when something comes
+            return  # no process, no memory, no room: the next look tries again when something comes
+        self._helpers.append(_Helper(process, printed))
 
     def close(self) -> None:
         """End the helpers as a person would: their entries go back, their leases are released."""
         for helper in self._helpers:
-            helper.terminate()
+            helper.process.terminate()
         until_s = time.monotonic() + END_S
         for helper in self._helpers:
             try:
-                helper.wait(max(0.0, until_s - time.monotonic()))
+                helper.process.wait(max(0.0, until_s - time.monotonic()))
             except subprocess.TimeoutExpired:
-                helper.kill()
-                helper.wait()
-        self._helpers.clear()
+                helper.process.kill()
+                helper.process.wait()
+        self.reap()

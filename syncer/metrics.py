@@ -11,6 +11,7 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from wandb_spool.spool import durable
 from wandb_spool.spool.queue import Spool
@@ -24,7 +25,7 @@ COUNTED = tuple(state for state in State if state not in (State.DELIVERED, State
 
 @dataclass
 class Totals:
-    """What this process saw since it started."""
+    """What this process and its helpers did since it started."""
 
     passes: int = 0
     failed_passes: int = 0
@@ -36,9 +37,15 @@ class Totals:
         self.passes += 1
         self.failed_passes += result.broken is not None
         for outcome in result.outcomes:
-            failure = "" if outcome.failure is None else outcome.failure.value
-            self.outcomes[outcome.state.value, failure] += 1
-            self.rows += (outcome.rows or 0) if outcome.state is State.DELIVERED else 0
+            self._count(outcome.state.value, outcome.failure and outcome.failure.value, outcome.rows)
+
+    def add_helpers(self, outcome: Mapping[str, Any]) -> None:
+        """One outcome of a helper (`syncer.lanes`), as `sync --json` prints it."""
+        self._count(str(outcome["state"]), outcome["failure"], outcome["rows"])
+
+    def _count(self, state: str, failure: str | None, rows: int | None) -> None:
+        self.outcomes[state, failure or ""] += 1
+        self.rows += (rows or 0) if state == State.DELIVERED.value else 0
 
 
 def write_metrics(path: Path, spool: Spool, totals: Totals, result: PassResult, now_s: float) -> None:

@@ -208,6 +208,8 @@ class _Pass:
         self._known: dict[str, Known] = {}
         self._served: set[str] = set()
         self._accounts: dict[tuple[str, str], Account | DeliveryError] = {}
+        self._routes: dict[str, tuple[Entry, Route]] = {}
+        """Where entries were found to go: to find that out costs several looks at the disk, for each of a backlog."""
         self._paces: dict[str, Pace] = {}
         self._pace_s: float | None = None
         """Seconds after which some rate allows the next push; None when nothing waits for that."""
@@ -319,13 +321,7 @@ class _Pass:
     def _next_batches(self) -> dict[tuple[str, str], list[Task]]:
         """What to deliver next, by destination; empty when the pass is done."""
         wanted = self._wanted()
-        routes: dict[str, Route] = {}
-        for item in list(wanted):
-            try:
-                routes[item.entry.name] = self._route(item.entry)
-            except DeliveryError as error:
-                wanted.remove(item)
-                self._defer(item, error)
+        wanted = [item for item in wanted if self._can_route(item)]
         siblings, run_of = _siblings(self._spool, self._known, wanted)
         chosen, waiting = first_of_run(wanted, siblings, run_of)
         for held_up in waiting:
@@ -337,18 +333,30 @@ class _Pass:
         batches: dict[tuple[str, str], list[Task]] = {}
         size_bytes: Counter[tuple[str, str]] = Counter()
         for item in sorted(chosen, key=_is_heavy):
-            found = routes[item.entry.name]
+            _, found = self._routes[item.entry.name]
             key = (found.destination.name, found.base_url)
             batch = batches.get(key, [])
             full = len(batch) >= batch_runs(found.destination.rate, BATCH_RUNS)
             heavy = batch and size_bytes[key] + (item.entry.size_bytes or 0) > BATCH_BYTES
             if full or heavy or self._must_wait(item, found):
                 continue
-            task = self._task(item, found, siblings[run_of[item.entry.name]])
+            task = self._task(item, siblings[run_of[item.entry.name]])
             if task is not None and task.target not in {other.target for other in batch}:
                 batches.setdefault(key, []).append(task)  # another one for the same target takes its turn later
                 size_bytes[key] += item.entry.size_bytes or 0
         return batches
+
+    def _can_route(self, item: Known) -> bool:
+        """Whether it is known where an entry goes; what can't be sent anywhere is set aside."""
+        entry = item.entry
+        before = self._routes.get(entry.name)
+        try:
+            if before is None or before[0] is not entry:
+                self._routes[entry.name] = entry, self._route(entry)
+        except DeliveryError as error:
+            self._defer(item, error)
+            return False
+        return True
 
     def _route(self, entry: Entry) -> Route:
         """Where a fragment goes, with what a person edited. Names that W&B would refuse are not sent at all."""
@@ -383,7 +391,11 @@ class _Pass:
         self._circumstances.meter.due(len(self._served) + len(wanted))
         return wanted
 
-    def _task(self, item: Known, found: Route, siblings: Sequence[Known]) -> Task | None:
+    def _task(self, item: Known, siblings: Sequence[Known]) -> Task | None:
+        """None for what is not sent now: its destination doesn't answer, or a person moved it since it was planned."""
+        planned, found = self._routes.pop(item.entry.name)
+        if not self._can_route(item) or self._routes[item.entry.name] != (planned, found):
+            return None
         account = self._account(found)
         if isinstance(account, DeliveryError):
             self._defer(item, account)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -154,18 +153,6 @@ def test_without_a_usable_key_one_line_says_so_and_nothing_is_lost(
     done = syncing.run("sync", WANDB_API_KEY=key or "")
     assert done.returncode == 3 and says in done.stdout and "Traceback" not in done.stderr
     assert fragments.state(name) == "deferred"
-
-
-@pytest.fixture
-def private_ca(tmp_path: Path) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not here to make a certificate")
-    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=rehearsal", "-addext", "subjectAltName=IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-    return certificate, key
 
 
 def test_a_private_certificate_authority_is_told_apart_from_the_key_and_mended_by_ca(

@@ -93,11 +93,22 @@ def test_a_server_that_says_slow_down_is_left_alone_also_by_the_next_pass(
 
 @pytest.fixture
 def daemon(syncing: Syncing) -> Iterator[subprocess.Popen[str]]:
-    process = syncing.start("daemon", "--scan", "1")
+    process = syncing.start("daemon", "--scan", "1", "--metrics", str(syncing.home / "numbers.prom"))
     yield process
     kill_group(process)
     assert process.stdout is not None
     process.stdout.close()
+
+
+def _helpers(pid: int) -> list[int]:
+    """Processes of a daemon that serve others while it pushes something large."""
+    found = []
+    for member in tree(pid):
+        try:
+            found += [member.pid] if b"--light" in Path(f"/proc/{member.pid}/cmdline").read_bytes() else []
+        except OSError:
+            continue
+    return found
 
 
 def test_a_large_push_holds_up_nobody_and_ends_on_sigterm_with_its_leases_free(
@@ -111,8 +122,11 @@ def test_a_large_push_holds_up_nobody_and_ends_on_sigterm_with_its_leases_free(
     light = [fragments.add("tiny", run_id) for run_id in ("a", "b")]
     _until(lambda: {fragments.state(name) for name in light} == {"delivered"})
     assert fragments.state(heavy) == "active", "the large one is still on its way"
+    _until(lambda: not _helpers(daemon.pid))
     members = [member.pid for member in tree(daemon.pid)]
     daemon.terminate()
     assert daemon.wait(10) == 0
+    numbers = (syncing.home / "numbers.prom").read_text()
+    assert "wandb_spool_rows_delivered_total 40" in numbers, "what a helper delivered counts"
     assert fragments.state(heavy) == "incoming" and not list(fragments.spool.paths.leases.glob("*.json"))
     _until(lambda: not any(Path(f"/proc/{pid}").exists() for pid in members if pid != os.getpid()))

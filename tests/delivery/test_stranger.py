@@ -5,18 +5,20 @@ from __future__ import annotations
 import re
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 from typer.main import get_command
 
 from wandb_spool.cli import build
+from wandb_spool.spool.entry import Replay
 from wandb_spool.spool.layout import log_path
 from wandb_spool.spool.queue import Spool
 from wandb_spool.spool.states import State
 from wandb_spool.syncer.failures import POLICIES, Failure
-from wandb_spool.syncer.rehearsal import Fault, FaultKind
+from wandb_spool.syncer.rehearsal import Fault, FaultKind, RehearsalServer
 
 from .fragments import Fragments
 from .syncing import QUICK, Syncing
@@ -32,6 +34,8 @@ class Trouble:
     cause: str
     command: str
     fault: Fault | None = None
+    environ: dict[str, str] = field(default_factory=dict)
+    """Of the syncer, in that one pass."""
     make: Callable[[Syncing, Fragments, str], None] = lambda syncing, fragments, name: None
     shape: str = "tiny"
 
@@ -78,6 +82,16 @@ def impatient(syncing: Syncing, fragments: Fragments, name: str) -> None:
     syncing.limits = replace(QUICK, no_progress_s=2.0)
 
 
+def late(syncing: Syncing, fragments: Fragments, name: str) -> None:
+    syncing.server.set_behaviour(late_s=600.0)
+
+
+def no_such_destination(syncing: Syncing, fragments: Fragments, name: str) -> None:
+    entry = fragments.entry(name)
+    fragments.spool.move(fragments.place(name), State.HELD, replace(entry, replay=Replay(destination="elsewhere")))
+    fragments.spool.move(fragments.place(name), State.INCOMING)
+
+
 TROUBLES = (
     Trouble(Failure.UNREACHABLE, "unreachable", "wandb-spool doctor", Fault(FaultKind.RESET_BEFORE)),
     Trouble(Failure.CAPTIVE_PORTAL, "web page", "log in there", Fault(FaultKind.HTML)),
@@ -95,6 +109,9 @@ TROUBLES = (
     Trouble(Failure.VANISHED, "is gone", "wandb-spool discard", make=lose),
     Trouble(Failure.HANG, "no progress", "nothing to do", Fault(FaultKind.HANG, "file_stream"), make=impatient),
     Trouble(Failure.UNREADABLE, "can't answer", "accept_unverified", Fault(STATUS, "graphql:Run", status=400)),
+    Trouble(Failure.NOT_YET, "20 of 20 rows", "nothing to do", make=late),
+    Trouble(Failure.CONFIGURATION, "no destination is called", "mend the configuration", make=no_such_destination),
+    Trouble(Failure.INTERRUPTED, "`wandb sync` ended with 1", "nothing to do", environ={"PYTHONHOME": "/nowhere"}),
     Trouble(Failure.WAITS, "which is held", "wandb-spool release", make=hold_the_first),
 )
 
@@ -119,7 +136,21 @@ def test_status_and_doctor_name_the_cause_and_the_next_command(
     if trouble.fault is not None:
         syncing.server.set_faults([trouble.fault])
     trouble.make(syncing, fragments, name)
-    syncing.once(patience_s=0.2)
+    replace(syncing, environ={**syncing.environ, **trouble.environ}).once(patience_s=0.2)
+    tell_it(syncing, trouble)
+
+
+def test_a_certificate_that_nobody_knows_is_named_and_not_the_key(
+    syncing: Syncing, fragments: Fragments, private_ca: tuple[Path, Path], tmp_path: Path
+) -> None:
+    fragments.add("tiny")
+    with RehearsalServer(tmp_path / "tls", tls=private_ca) as server:
+        syncing = replace(syncing, server=server)
+        syncing.once()
+        tell_it(syncing, Trouble(Failure.TLS, "certificate", "set `ca`"))
+
+
+def tell_it(syncing: Syncing, trouble: Trouble) -> None:
     told = syncing.run("status")
     line = next((line for line in told.stdout.splitlines() if f"× {trouble.failure}: " in line), "")
     assert trouble.cause in line and trouble.command in line, told.stdout

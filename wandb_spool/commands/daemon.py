@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from wandb_spool.spool.queue import Spool
+    from wandb_spool.syncer.metrics import Totals
     from wandb_spool.syncer.service import PassResult
 
 
@@ -43,6 +44,7 @@ def command(
     from wandb_spool.syncer.daemon import DaemonOptions, run_daemon
     from wandb_spool.syncer.lanes import Lanes
     from wandb_spool.syncer.meter import Moving
+    from wandb_spool.syncer.metrics import Totals
     from wandb_spool.syncer.notifying import Notifier
     from wandb_spool.syncer.service import Options
     from wandb_spool.syncer.stopping import Stop
@@ -53,13 +55,16 @@ def command(
     require_wandb()
     stop = Stop()
     with speaking(log_json=log_json) as speaker:
-        measure = _measure(metrics, opened, speaker.tell)
+        totals = Totals()
+        measure = _measure(metrics, totals, opened, speaker.tell)
         notifier = Notifier(opened, settings, os.environ, speaker.tell, stopping=stop)
         newest = Newest(settings, speaker.tell)
         words = ["-m", "wandb_spool", "sync", "--light", "--spool", str(opened.root), "--patience", str(patience_s)]
-        lanes = Lanes(opened, [*words, *(["--log-json"] if log_json else [])], settings.limits.pushes)
+        words += ["--log-json"] if log_json else []
+        lanes = Lanes(opened, words, settings.limits.pushes, count=totals.add_helpers)
 
         def after_pass(result: PassResult) -> None:
+            lanes.reap()
             measure(result)
             notifier.after_pass(result, newest.configuration)
 
@@ -85,18 +90,19 @@ def command(
     raise typer.Exit(code)
 
 
-def _measure(path: Path | None, spool: Spool, told: Callable[[str], None]) -> Callable[[PassResult], None]:
+def _measure(
+    path: Path | None, totals: Totals, spool: Spool, told: Callable[[str], None]
+) -> Callable[[PassResult], None]:
     """Writes the metrics after a pass; what can't be written is told, and the daemon goes on."""
     import time
 
     from wandb_spool.spool.errors import SpoolError, UsageError
-    from wandb_spool.syncer.metrics import Totals, write_metrics
+    from wandb_spool.syncer.metrics import write_metrics
 
     if path is None:
         return lambda result: None
     if not path.parent.is_dir():
         raise UsageError("there is no directory for the metrics", path=path.parent)
-    totals = Totals()
 
     def measure(result: PassResult) -> None:
         totals.add(result)
