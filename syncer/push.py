@@ -24,6 +24,7 @@ from wandb_spool.spool.configuration import Destination, Limits
 from .addresses import is_loopback
 from .progress import Progress
 from .progress import tree as tree_of
+from .server import without_key
 from .view import View
 
 POLL_S = 0.05
@@ -178,7 +179,7 @@ def push(
             hung, stopped = _watch(process, limits.no_progress_s, keep_going, sent)
         finally:
             end(process)
-    text = output.read_text(errors="replace")[-20_000:].replace(key, "***")
+    text = without_key(output.read_text(errors="replace")[-20_000:], key)
     return PushResult(
         exit_code=process.returncode,
         hung=hung,
@@ -186,7 +187,7 @@ def push(
         seconds=time.monotonic() - started,
         output=text,
         marked=frozenset(view.log for view in views if Path(f"{view.log}.synced").exists()),
-        troubles=troubles(scratch / "own"),
+        troubles=troubles(scratch / "own", key),
     )
 
 
@@ -259,8 +260,8 @@ _CODE = re.compile(r"(?:status|code|HTTP|error|failed to upload)[ :=]*([45]\d\d)
 _LISTED = 50
 
 
-def troubles(directory: Path) -> dict[Path, Trouble]:
-    """The errors in wandb's own sync logs, by run (file and artifact failures stand nowhere else)."""
+def troubles(directory: Path, key: str) -> dict[Path, Trouble]:
+    """The errors in wandb's own sync logs, by run (file and artifact failures stand nowhere else), without the key."""
     found: dict[Path, tuple[dict[str, None], set[int]]] = {}
     for path in sorted(directory.glob("wandb/logs/debug-sync*.log")):
         with path.open("rb") as stream:
@@ -268,7 +269,7 @@ def troubles(directory: Path) -> dict[Path, Trouble]:
                 record = _error_record(line)
                 if record is not None:
                     errors, codes = found.setdefault(Path(str(record.get("sync_path", ""))), ({}, set()))
-                    _take(record, errors, codes)
+                    _take(record, errors, codes, key)
     return {log: Trouble(tuple(errors), frozenset(codes)) for log, (errors, codes) in found.items()}
 
 
@@ -282,8 +283,8 @@ def _error_record(line: bytes) -> dict[str, object] | None:
     return record if isinstance(record, dict) else None
 
 
-def _take(record: Mapping[str, object], errors: dict[str, None], codes: set[int]) -> None:
-    text = " ".join(f"{record.get('msg', '')} {record.get('error', '')}".split())[:500]
+def _take(record: Mapping[str, object], errors: dict[str, None], codes: set[int], key: str) -> None:
+    text = without_key(" ".join(f"{record.get('msg', '')} {record.get('error', '')}".split()), key)[:500]
     status = record.get("status")
     if isinstance(status, int) and status >= 400:
         codes.add(status)

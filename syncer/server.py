@@ -8,11 +8,12 @@ its class; an answer that is not W&B's is *cannot be read back*, or a captive po
 
 from __future__ import annotations
 
+import base64
 import http.client
-import json
+import math
 import re
 import ssl
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,6 +21,7 @@ import requests
 import urllib3
 
 from .addresses import is_loopback
+from .answers import ANSWER_S, Bounded, Deadline, body_of, deadline, items, members, parsed
 from .failures import DeliveryError, Failure
 from .stopping import interruptible
 
@@ -27,6 +29,7 @@ CONNECT_TIMEOUT_S = 10.0
 READ_TIMEOUT_S = 60.0
 RETRY_AFTER_CAP_S = 600.0
 _PAGE = 200
+_MOST_PAGES = 100_000
 
 _VIEWER = "query Viewer { viewer { id entity username flags teams { edges { node { name } } } } }"
 
@@ -140,11 +143,15 @@ class Server:
         ca: str | None = None,
         proxy: str | None = None,
         user_agent: str = "wandb-spool",
+        answer_s: float = ANSWER_S,
     ) -> None:
         self.base_url = base_url.rstrip("/")
         self.told_date: str | None = None
         """What the last answer gave as its `Date`, whatever else it said."""
+        self._key, self._answer_s = api_key, answer_s
         self._session = requests.Session()
+        for scheme in ("http://", "https://"):
+            self._session.mount(scheme, Bounded())
         self._session.auth = ("api", api_key)
         self._session.headers["User-Agent"] = user_agent
         if is_loopback(base_url):
@@ -167,8 +174,7 @@ class Server:
         viewer = self._ask_less("Viewer", (_VIEWER, _SMALL_VIEWER), {}).get("viewer")
         if not isinstance(viewer, dict):
             raise DeliveryError(Failure.AUTH, f"{self.base_url} does not know this key")
-        edges = (viewer.get("teams") or {}).get("edges") or []
-        teams = tuple(str(edge["node"]["name"]) for edge in edges if isinstance(edge, dict) and edge.get("node"))
+        teams = tuple(str(node.get("name")) for node in _nodes(members(viewer.get("teams"), "teams")))
         return Account(_text(viewer.get("entity")), _text(viewer.get("username")), teams)
 
     def run(self, entity: str, project: str, run_id: str) -> RemoteRun | None:
@@ -176,14 +182,19 @@ class Server:
         found = self._run(entity, project, run_id)
         if found is None:
             return None
+        if found.get("name") not in (None, run_id):
+            raise DeliveryError(Failure.UNREADABLE, f"asked for the run {run_id}, the server answers with another one")
         return RemoteRun(
-            name=str(found.get("name") or run_id),
+            name=run_id,
             display_name=_text(found.get("displayName")),
             state=_text(found.get("state")),
             history_line_count=_integer(found.get("historyLineCount")),
             config=_json_object(found.get("config")),
             summary=_json_object(found.get("summaryMetrics")),
-            attributes={key: found.get(key) for key in ("displayName", "tags", "group", "jobType", "notes")},
+            attributes={
+                **{key: _text(found.get(key)) for key in ("displayName", "group", "jobType", "notes")},
+                "tags": [tag for tag in items(found.get("tags"), "tags") if isinstance(tag, str)],
+            },
         )
 
     def _run(self, entity: str, project: str, run_id: str) -> dict[str, Any] | None:
@@ -203,12 +214,7 @@ class Server:
             "pageSize": limit,
         }
         found = _run_of(self._ask("HistoryPage", _HISTORY_PAGE, variables))
-        lines = None if found is None else found.get("history")
-        if lines is None:
-            return []
-        if not isinstance(lines, list):
-            raise DeliveryError(Failure.UNREADABLE, "the server's history is not a list of rows")
-        return [_row(line) for line in lines]
+        return [] if found is None else [_row(line) for line in items(found.get("history"), "the history")]
 
     def resumable_lines(self, entity: str, project: str, run_id: str) -> int:
         """How many history lines the server tells a resuming client that it holds; 0 when it does not tell.
@@ -216,33 +222,28 @@ class Server:
         `wandb sync` writes behind that many lines, so this decides whether missing rows can be sent alone.
         """
         variables = {"entity": entity, "project": project, "name": run_id}
-        bucket = (self._ask("RunResumeStatus", _RESUME_STATUS, variables).get("model") or {}).get("bucket")
-        count = bucket.get("historyLineCount") if isinstance(bucket, dict) else None
-        return _integer(count) or 0
+        model = members(self._ask("RunResumeStatus", _RESUME_STATUS, variables).get("model"), "the project")
+        return _integer(members(model.get("bucket"), "the run").get("historyLineCount")) or 0
 
     def files(self, entity: str, project: str, run_id: str) -> Iterator[RemoteFile]:
         """Every file of a run, page by page."""
-        cursor: str | None = None
-        while True:
+
+        def page(cursor: str | None) -> object:
             variables = {"entity": entity, "project": project, "name": run_id, "fileCursor": cursor, "fileLimit": _PAGE}
-            page = (_run_of(self._ask("RunFiles", _RUN_FILES, variables)) or {}).get("files") or {}
-            for node in _nodes(page):
-                yield RemoteFile(str(node.get("name")), _integer(node.get("sizeBytes")) or 0, _text(node.get("md5")))
-            cursor = _next_cursor(page, cursor)
-            if cursor is None:
-                return
+            return (_run_of(self._ask("RunFiles", _RUN_FILES, variables)) or {}).get("files")
+
+        for node in _all_nodes(page, "files"):
+            yield RemoteFile(str(node.get("name")), _integer(node.get("sizeBytes")) or 0, _text(node.get("md5")))
 
     def artifacts(self, entity: str, project: str, run_id: str) -> Iterator[RemoteArtifact]:
         """Every artifact that a run made, page by page."""
-        cursor: str | None = None
-        while True:
+
+        def page(cursor: str | None) -> object:
             variables = {"entity": entity, "project": project, "run": run_id, "cursor": cursor, "perPage": _PAGE}
-            page = (_run_of(self._ask("RunOutputArtifacts", _OUTPUT_ARTIFACTS, variables)) or {}).get("artifacts") or {}
-            for node in _nodes(page):
-                yield RemoteArtifact(str(node.get("digest")), str(node.get("state")))
-            cursor = _next_cursor(page, cursor)
-            if cursor is None:
-                return
+            return (_run_of(self._ask("RunOutputArtifacts", _OUTPUT_ARTIFACTS, variables)) or {}).get("artifacts")
+
+        for node in _all_nodes(page, "artifacts"):
+            yield RemoteArtifact(str(node.get("digest")), str(node.get("state")))
 
     # -- one question and every way in which it can fail -------------------------------------------------------------
 
@@ -259,10 +260,20 @@ class Server:
                 raise error from None
 
     def _ask(self, operation: str, document: str, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """The data of an answer. An error tells what the server said, but for the key, which it may have repeated."""
         body = {"operationName": operation, "query": document, "variables": dict(variables)}
         try:
-            with interruptible():
-                response = self._post(body)
+            return _answer(self.base_url, operation, *self._exchange(body))
+        except DeliveryError as error:
+            told = without_key(error.detail, self._key)
+            raise DeliveryError(error.failure, told, retry_after_s=error.retry_after_s) from None
+
+    def _exchange(self, body: Mapping[str, Any]) -> tuple[requests.Response, bytes]:
+        try:
+            with interruptible(), deadline(self._answer_s) as limit:
+                response, content = self._post(body, limit)
+                if limit.passed:  # an answer without a length looks whole wherever it is cut
+                    raise requests.exceptions.ReadTimeout(f"no whole answer within {self._answer_s:.0f} s")
         except requests.exceptions.SSLError as error:
             raise DeliveryError(
                 Failure.UNREACHABLE if _is_cut(error) else Failure.TLS, f"{self.base_url}: {_root(error)}"
@@ -278,31 +289,45 @@ class Server:
                 raise DeliveryError(Failure.CONFIGURATION, str(error)) from error
             raise DeliveryError(Failure.UNREACHABLE, f"{self.base_url}: {_root(error)}") from error
         self.told_date = response.headers.get("Date")
-        return _answer(self.base_url, operation, response)
+        return response, content
 
-    def _post(self, body: Mapping[str, Any]) -> requests.Response:
+    def _post(self, body: Mapping[str, Any], limit: Deadline) -> tuple[requests.Response, bytes]:
         """Send a question; once more when the kept connection was closed at the other end meanwhile."""
 
-        def send() -> requests.Response:
-            return self._session.post(
+        def send() -> tuple[requests.Response, bytes]:
+            response = self._session.post(
                 f"{self.base_url}/graphql",
                 json=body,
                 timeout=(CONNECT_TIMEOUT_S, READ_TIMEOUT_S),
                 allow_redirects=False,
+                stream=True,
                 # Said here, because requests lets REQUESTS_CA_BUNDLE and HTTPS_PROXY outrank what a session says.
                 verify=self._session.verify,
                 proxies=dict(self._session.proxies),
             )
+            with response:
+                return response, body_of(response, self.base_url)
 
         try:
             return send()
         except (requests.exceptions.SSLError, requests.exceptions.Timeout):
             raise
-        except requests.exceptions.ConnectionError:
+        except requests.exceptions.RequestException as error:
+            if limit.passed:
+                raise requests.exceptions.ReadTimeout(f"no whole answer within {self._answer_s:.0f} s") from None
+            if not isinstance(error, requests.exceptions.ConnectionError):
+                raise
             return send()
 
 
-def _answer(base_url: str, operation: str, response: requests.Response) -> dict[str, Any]:
+def without_key(text: str, key: str) -> str:
+    """What a server or a program said, without the key in any form in which it was given to them."""
+    for secret in (key, base64.b64encode(f"api:{key}".encode()).decode()):
+        text = text.replace(secret, "***")
+    return text
+
+
+def _answer(base_url: str, operation: str, response: requests.Response, content: bytes) -> dict[str, Any]:
     """The data of an answer, or the class of failure that it is."""
     status = response.status_code
     if status in (401, 403):
@@ -313,11 +338,11 @@ def _answer(base_url: str, operation: str, response: requests.Response) -> dict[
         raise DeliveryError(Failure.RATE, f"{base_url} asks to slow down (429)", retry_after_s=_retry_after(response))
     if status >= 500 or status in (408, 425):
         raise DeliveryError(Failure.SERVER_ERROR, f"{base_url} answers {status}", retry_after_s=_retry_after(response))
-    page = "html" in response.headers.get("Content-Type", "").lower() or response.content[:200].lstrip()[:1] == b"<"
+    page = "html" in response.headers.get("Content-Type", "").lower() or content[:200].lstrip()[:1] == b"<"
     if 300 <= status < 400 or page:
         raise DeliveryError(Failure.CAPTIVE_PORTAL, f"{base_url} answers with a web page or a redirection ({status})")
     try:
-        body = response.json()
+        body = parsed(content)
     except ValueError as error:
         raise DeliveryError(
             Failure.UNREADABLE, f"{base_url}: the answer to {operation} is not JSON ({status})"
@@ -333,7 +358,7 @@ def _data(base_url: str, operation: str, status: int, body: dict[str, Any]) -> d
     if errors:
         messages = "; ".join(_message(error) for error in errors[:3]) if isinstance(errors, list) else str(errors)
         if "permission denied" in messages.lower() or "not authorized" in messages.lower():
-            raise DeliveryError(Failure.REFUSED, f"{operation}: {messages}")
+            raise DeliveryError(Failure.REFUSED, f"{operation}: {messages[:300]}")
         raise DeliveryError(Failure.UNREADABLE, f"{base_url} can't answer {operation}: {messages[:300]}")
     if status >= 400 or not isinstance(data, dict):
         raise DeliveryError(Failure.UNREADABLE, f"{base_url} can't answer {operation} ({status})")
@@ -346,9 +371,10 @@ def _message(error: object) -> str:
 
 def _retry_after(response: requests.Response) -> float | None:
     try:
-        return min(max(float(response.headers.get("Retry-After", "")), 0.0), RETRY_AFTER_CAP_S)
+        wait_s = float(response.headers.get("Retry-After", ""))
     except ValueError:
         return None
+    return None if math.isnan(wait_s) else min(max(wait_s, 0.0), RETRY_AFTER_CAP_S)
 
 
 def _root(error: BaseException) -> str:
@@ -378,37 +404,49 @@ def _is_cut(error: BaseException) -> bool:
 
 
 def _run_of(data: Mapping[str, Any]) -> dict[str, Any] | None:
-    run = (data.get("project") or {}).get("run")
-    return run if isinstance(run, dict) else None
+    run = members(data.get("project"), "the project").get("run")
+    return None if run is None else members(run, "the run")
+
+
+def _all_nodes(ask: Callable[[str | None], object], what: str) -> Iterator[dict[str, Any]]:
+    """Page after page, until a page says that it is the last, brings nothing, or points back to one before."""
+    cursor: str | None = None
+    seen: set[str] = set()
+    for _ in range(_MOST_PAGES):
+        page = members(ask(cursor), what)
+        nodes = list(_nodes(page))
+        yield from nodes
+        info = members(page.get("pageInfo"), "pages")
+        cursor = _text(info.get("endCursor"))
+        if not (nodes and info.get("hasNextPage") and cursor) or cursor in seen:
+            return
+        seen.add(cursor)
+    raise DeliveryError(Failure.UNREADABLE, f"the server's list of {what} does not end")
 
 
 def _nodes(page: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for edge in page.get("edges") or []:
+    for edge in items(page.get("edges"), "a list"):
         if isinstance(edge, dict) and isinstance(edge.get("node"), dict):
             yield edge["node"]
 
 
-def _next_cursor(page: Mapping[str, Any], before: str | None) -> str | None:
-    """The cursor of the next page; None at the end, also for a server that repeats itself."""
-    info = page.get("pageInfo") or {}
-    cursor = _text(info.get("endCursor"))
-    return cursor if info.get("hasNextPage") and cursor and cursor != before else None
-
-
 def _row(line: object) -> dict[str, Any]:
     try:
-        row = json.loads(line) if isinstance(line, (str, bytes)) else line
+        row = parsed(line) if isinstance(line, (str, bytes)) else line
     except ValueError as error:
         raise DeliveryError(Failure.UNREADABLE, "a row of the server's history is not JSON") from error
     if not isinstance(row, dict):
         raise DeliveryError(Failure.UNREADABLE, "a row of the server's history is not an object")
+    step = row.get("_step")
+    if isinstance(step, bool) or not isinstance(step, (int, float)) or (isinstance(step, float) and step % 1 != 0):
+        raise DeliveryError(Failure.UNREADABLE, "a row of the server's history has no step")
     return row
 
 
 def _json_object(value: object) -> dict[str, Any] | None:
     if isinstance(value, str):
         try:
-            value = json.loads(value)
+            value = parsed(value)
         except ValueError:
             return None
     return value if isinstance(value, dict) else None
@@ -419,6 +457,6 @@ def _text(value: object) -> str | None:
 
 
 def _integer(value: object) -> int | None:
-    if isinstance(value, str) and value.isdigit():
+    if isinstance(value, str) and value.isascii() and value.isdigit() and len(value) < 20:
         return int(value)
     return value if isinstance(value, int) and not isinstance(value, bool) else None
