@@ -10,7 +10,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from wandb_spool.output import complain
-from wandb_spool.spool.errors import SpoolError
+from wandb_spool.spool.errors import FULL_ERRNOS, SpoolError
 
 PROGRAM = "wandb-spool"
 INTERRUPTED = 130
@@ -18,15 +18,24 @@ INTERRUPTED = 130
 
 def guarded(action: Callable[[], object], words: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
+    _open_closed_streams()
     try:
         result = action()
+        sys.stdout.flush()  # what can't be written is told here, not by the interpreter at its end
     except SpoolError as error:
         complain(str(error))
         return error.exit_code
     except KeyboardInterrupt:
         return INTERRUPTED
     except BrokenPipeError:
-        return _reader_left()
+        _close_stdout()
+        return 0  # `wandb-spool ls | head` is no error
+    except OSError as error:
+        if error.errno not in FULL_ERRNOS or error.filename is not None:
+            return _explain(error, words)
+        _close_stdout()
+        complain(f"the output can't be written: {error.strerror} · nothing of a run was lost by this")
+        return 1
     except Exception as error:  # noqa: BLE001 - the outermost edge: a person gets a line, not a stack trace
         return _explain(error, words)
     return result if isinstance(result, int) else 0
@@ -94,7 +103,13 @@ def _is_command(word: str) -> bool:
     return any(module.name == word for module in offered())
 
 
-def _reader_left() -> int:
-    """`wandb-spool ls | head`: no error, and no complaint of the interpreter at its end either."""
+def _open_closed_streams() -> None:
+    """`>&-` in a crontab: then Python has no stream at all there, and the next file would take its number."""
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - for as long as the process lives
+
+
+def _close_stdout() -> None:
+    """Whoever reads it is gone, or its disk is full: the interpreter is not to complain of it at its end either."""
     os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    return 0

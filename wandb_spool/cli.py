@@ -22,6 +22,8 @@ def answer(words: Sequence[str]) -> int:
     """Run one command; returns the exit code."""
     from typer.main import get_command
 
+    words = ["--version"] if list(words) in (["version"], ["-V"]) else words  # as people type it elsewhere
+
     def run() -> object:
         try:
             return get_command(build(words)).main(list(words), prog_name=PROGRAM, standalone_mode=False)

@@ -238,3 +238,15 @@ def test_full_reader_runs_the_same_command(empty: CommandLine) -> None:
     words = [sys.executable, "-c", code, "run", "--hold", "--", "sh", "-c", "echo $0 $1; exit 3", "--hold", "--", "x"]
     done = subprocess.run(words, env=empty.environment(), capture_output=True, text=True, timeout=60)
     assert (done.returncode, done.stdout) == (3, "--hold --\n")
+
+
+@pytest.mark.parametrize("words", [["status"], ["ls", "--json"], ["--version"], ["version"]])
+def test_output_that_cannot_be_written_is_one_line(two_runs: CommandLine, words: list[str]) -> None:
+    spool = [] if words[-1].endswith("version") else ["--spool", str(two_runs.root)]
+    command = [sys.executable, "-m", "wandb_spool", *words, *spool]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, env=two_runs.environment(), stdout=full, stderr=subprocess.PIPE, text=True)
+    assert done.returncode == 1
+    assert done.stderr.count("\n") == 1 and "can't be written: No space left" in done.stderr
+    closed = subprocess.run(["sh", "-c", 'exec "$@" >&-', "sh", *command], env=two_runs.environment(), stderr=-1)
+    assert (closed.returncode, closed.stderr) == (0, b"")
