@@ -164,8 +164,8 @@ class Spool:
         return {name: places[0] if len(places) == 1 else self._standing(places) for name, places in found.items()}
 
     def find(self, name: str) -> Place | None:
-        """Where the entry with this name stands now."""
-        return self.scan().get(name)
+        """Where the entry with this name stands now. One that moves during a listing may be seen in no directory."""
+        return self.scan().get(name) or self.scan().get(name)
 
     def read(self, place: Place) -> Entry:
         """The entry at a place. Raises FileNotFoundError when it moved meanwhile, DamagedError when it is none."""
