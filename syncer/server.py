@@ -30,6 +30,7 @@ READ_TIMEOUT_S = 60.0
 RETRY_AFTER_CAP_S = 600.0
 _PAGE = 200
 _MOST_PAGES = 100_000
+_ABSENT = re.compile("not found|could not find|does not exist|doesn't exist", re.IGNORECASE)
 
 _VIEWER = "query Viewer { viewer { id entity username flags teams { edges { node { name } } } } }"
 
@@ -357,6 +358,8 @@ def _data(base_url: str, operation: str, status: int, body: dict[str, Any]) -> d
     data = body.get("data")
     if errors:
         messages = "; ".join(_message(error) for error in errors[:3]) if isinstance(errors, list) else str(errors)
+        if operation == "Run" and isinstance(data, dict) and data.get("project") is None and _ABSENT.search(messages):
+            return data  # a project that the first push makes; W&B's cloud says null and no more
         if "permission denied" in messages.lower() or "not authorized" in messages.lower():
             raise DeliveryError(Failure.REFUSED, f"{operation}: {messages[:300]}")
         raise DeliveryError(Failure.UNREADABLE, f"{base_url} can't answer {operation}: {messages[:300]}")

@@ -160,6 +160,16 @@ def test_another_run_than_the_one_asked_for_proves_nothing(answering: Answering)
     server.close()
 
 
+@pytest.mark.parametrize("status", [200, 404])
+def test_a_project_that_is_not_there_yet_may_be_told_as_an_error(answering: Answering, status: int) -> None:
+    answering.says({"errors": [{"message": "Could not find project p"}], "data": {"project": None}}, status)
+    server = Server(answering.base_url, KEY)
+    assert server.run("e", "p", "r") is None
+    with pytest.raises(DeliveryError, match="cannot be read back"):
+        server.history("e", "p", "r", 0, 10, 10)
+    server.close()
+
+
 def test_pages_that_go_round_in_a_circle_end(answering: Answering) -> None:
     numbers = count()
 
