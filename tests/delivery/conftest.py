@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import shutil
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -42,15 +40,3 @@ def fragments(spool: Spool, templates: Templates) -> Fragments:
 @pytest.fixture
 def syncing(spool: Spool, rehearsal: RehearsalServer, home: Path) -> Syncing:
     return Syncing(spool, rehearsal, home)
-
-
-@pytest.fixture
-def private_ca(tmp_path: Path) -> tuple[Path, Path]:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not here to make a certificate")
-    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=rehearsal", "-addext", "subjectAltName=IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-    return certificate, key

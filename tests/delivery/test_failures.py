@@ -469,6 +469,7 @@ def test_a_history_that_cant_be_read_is_judged_by_its_count_and_the_receipt_says
     syncing.server.set_faults([Fault(STATUS, "graphql:HistoryPage", status=400)])
     assert syncing.once().exit_code == 0
     assert (fragments.entry(name).receipt or {})["level"] == "counts"
+    assert "rows counted there, not read back" in syncing.told[-1]
 
 
 def test_alerts_go_out_once_and_old_ones_not_at_all(syncing: Syncing, fragments: Fragments) -> None:

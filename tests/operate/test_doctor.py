@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import subprocess
 import time
 from email.utils import formatdate
 from pathlib import Path
@@ -62,18 +61,13 @@ def test_ways_in_which_a_server_does_not_answer_are_told_apart(
     assert server.verdict is Verdict.BAD and server.what.startswith(says) and mend in server.mend
 
 
-def test_a_private_certificate_is_told_as_one_and_mended_by_ca(operator: Operator, tmp_path: Path) -> None:
-    if shutil.which("openssl") is None:
-        pytest.skip("openssl is not here to make a certificate")
-    certificate, key = tmp_path / "ca.pem", tmp_path / "key.pem"
-    words = ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "2",
-             "-subj", "/CN=rehearsal", "-addext", "subjectAltName=IP:127.0.0.1",
-             "-keyout", str(key), "-out", str(certificate)]  # fmt: skip
-    subprocess.run(["openssl", *words], check=True, capture_output=True)
-    with RehearsalServer(tmp_path / "tls", tls=(certificate, key)) as server:
+def test_a_private_certificate_is_told_as_one_and_mended_by_ca(
+    operator: Operator, tmp_path: Path, private_ca: tuple[Path, Path]
+) -> None:
+    with RehearsalServer(tmp_path / "tls", tls=private_ca) as server:
         told = checks(operator, 1, **server.environment())["server default"]
         assert told.what.startswith("tls: ") and "`ca`" in told.mend and "key is not the problem" in told.mend
-        operator.configure(f'[destination.default]\nca = "{certificate}"\n')
+        operator.configure(f'[destination.default]\nca = "{private_ca[0]}"\n')
         assert checks(operator, 0, **server.environment())["server default"].verdict is Verdict.OK
 
 
