@@ -391,3 +391,21 @@ def test_a_working_directory_that_is_removed_costs_no_row(program: Program) -> N
     assert not [line for line in ended.notices if "rows" in line or "NOT logged" in line]
     found = {part.entry["run_id"]: [row.values["x"] for row in part.rows] for part in program.fragments()}
     assert found == {"before": [1, 2], "behind": [3]}
+
+
+def test_last_words_that_nobody_can_hear_cost_no_row(program: Program) -> None:
+    ended = program.run(
+        """
+        import wandb
+        run = wandb.init(project="p")
+        for value in range(5):
+            run.log({"x": value})
+        sys.stdout.close()
+        sys.stderr.close()
+        run.finish()
+        os.write(1, b"trained")
+        """
+    )
+    assert ended.exit_code == 0 or "trained" in ended.out, ended.err
+    (fragment,) = program.fragments()
+    assert [row.values["x"] for row in fragment.rows] == list(range(5))

@@ -118,6 +118,8 @@ class Finisher:
                 self._original(session.run, exit_code)
                 return True
             except Exception as error:  # noqa: BLE001 - promise 1; a new wandb-core gets one more chance
+                if _ended_all_the_same(session):
+                    return True
                 session.fail(f"finish: {type(error).__name__} {error}".strip())
                 return False
 
@@ -143,6 +145,20 @@ def _wait_for_the_disk(session: Session) -> bool:
         if time.monotonic() > end_s:
             return False
         time.sleep(0.05)
+    return True
+
+
+def _ended_all_the_same(session: Session) -> bool:
+    """wandb's last words (to a closed terminal, say) come behind the exit record, before wandb-core is let go."""
+    run = session.run
+    try:
+        run._wl.assert_service().inform_finish(run_id=run._settings.run_id)
+        _wait_for_exit_record(session)
+    except Exception:  # noqa: BLE001 - a dead wandb-core, or a wandb that lets it go in another way
+        return False
+    if not session.tail.counts.get(EXIT):
+        return False
+    _leave(run)
     return True
 
 
