@@ -112,6 +112,8 @@ class Outcome:
     rows: int = 0
     superseded: int = 0
     pushed: bool = False
+    level: str = "rows"
+    """Of a delivered one: whether its rows were compared, or only counted."""
 
 
 @dataclass
@@ -480,6 +482,7 @@ class Delivery:
             Outcome(
                 job.entry.name, job.task.target, State.DELIVERED,
                 rows=rows.present, superseded=rows.superseded, pushed=pushed,
+                level=job.known.standing.level,
             )
         )  # fmt: skip
 

@@ -190,7 +190,8 @@ def _told(outcome: Outcome) -> str:
     where = "" if outcome.target is None else f" → {outcome.target.path}"
     if outcome.state is State.DELIVERED:
         superseded = f", {outcome.superseded} superseded" if outcome.superseded else ""
-        return f"delivered {outcome.entry}{where}: {outcome.rows} rows read back{superseded}"
+        proven = "read back" if outcome.level == "rows" else "counted there, not read back"
+        return f"delivered {outcome.entry}{where}: {outcome.rows} rows {proven}{superseded}"
     return f"{outcome.state} {outcome.entry}{where}: {outcome.failure}: {outcome.reason}"
 
 

@@ -89,9 +89,10 @@ def _facts(spool: Spool, found: Found, body: dict[str, Any]) -> Iterator[tuple[s
     yield "attempts", f"{entry.attempts}, {entry.refusals} refused" if entry.attempts else None
     yield "not before", entry.not_before
     if receipt:
+        proven = "read back" if receipt.get("level") == "rows" else "counted there, not read back"
         yield (
             "receipt",
-            f"{receipt.get('at')}: {receipt.get('rows_delivered')} rows read back, level {receipt.get('level')}",
+            f"{receipt.get('at')}: {receipt.get('rows_delivered')} rows {proven}, level {receipt.get('level')}",
         )
         yield "url", receipt.get("url")
     yield "directory", found.run_directory(spool)
