@@ -130,7 +130,7 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
     """
     run = placement.run
     directory = launch.paths.wandb / fragment_name(run)
-    entry = _entry(spool, launch, placement, directory)
+    entry = _entry(spool, launch, placement, directory, mode)
     adoption = Adoption(run.identity, str(run.path), entry.name, run.log_bytes, done=False)
     note(spool, [adoption])
     copied = _bring(spool, run, launch, entry, directory, mode)
@@ -147,9 +147,11 @@ def adopt(spool: Spool, launch: AdoptedLaunch, placement: Placement, mode: Mode)
     return place
 
 
-def _entry(spool: Spool, launch: AdoptedLaunch, placement: Placement, directory: Path) -> Entry:
+def _entry(spool: Spool, launch: AdoptedLaunch, placement: Placement, directory: Path, mode: Mode) -> Entry:
     run = placement.run
     adopted = {"from": str(run.path), "identity": run.identity, "marked": run.marked, "by": os.getuid()}
+    if mode is Mode.IN_PLACE:
+        adopted["link"] = True  # for whoever finishes a killed adoption
     name = f"{launch.name}.{directory.name}"
     return Entry(
         name=name,
@@ -173,8 +175,7 @@ def _bring(spool: Spool, run: FoundRun, launch: AdoptedLaunch, entry: Entry, dir
     rename = mode is not Mode.COPY and same_file_system(run.path, spool.root) and not _has_relative_links(run.path)
     if rename:
         _keep_own_artifact_bytes(run, launch)
-        spool.add(entry)
-        durable.rename(run.path, directory)
+        _come_in(spool, entry, run.path, directory)
         if mode is Mode.IN_PLACE:
             os.symlink(directory, run.path)
         share(spool, directory)
@@ -184,12 +185,22 @@ def _bring(spool: Spool, run: FoundRun, launch: AdoptedLaunch, entry: Entry, dir
         _copy_tree(run.path, temporary, spool)
         if run.log is not None and run.log.stat().st_size != run.log_bytes and run.log_bytes:
             raise Grown
-        spool.add(entry)
-        durable.rename(temporary, directory)
+        _come_in(spool, entry, temporary, directory)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return True
+
+
+def _come_in(spool: Spool, entry: Entry, source: Path, directory: Path) -> None:
+    """The entry first: what is in the spool is known to it. Where the run must stay (another's), no entry does."""
+    place = spool.add(entry)
+    try:
+        durable.rename(source, directory)
+    except StorageError:
+        if not directory.exists():
+            durable.remove(spool.claim(place).path)
+        raise
 
 
 def _has_relative_links(directory: Path) -> bool:

@@ -8,9 +8,12 @@ left for the next time.
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shutil
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from . import durable
 from .adoptions import Adoption, note, unfinished
@@ -62,6 +65,7 @@ def _clear_launch(
         if not directory.is_dir():
             rests.removed += _remove_entry(spool, place)
         elif place is not None:
+            _put_link(spool, place, directory)
             rests.sealed += _seal(spool, place)
             note(spool, [replace(adoption, done=True)])
     for copy in launch.paths.wandb.glob(f"{durable.TEMPORARY_PREFIX}*"):
@@ -80,6 +84,14 @@ def _remove_entry(spool: Spool, place: Place | None) -> int:
     except LostRaceError:
         return 0
     return 1
+
+
+def _put_link(spool: Spool, place: Place, directory: Path) -> None:
+    """`--in-place` promised one at the old place; a directory that can't be written any more does without."""
+    adopted = spool.read(place).extra.get("adopted")
+    if isinstance(adopted, dict) and adopted.get("link") and not os.path.lexists(str(adopted["from"])):
+        with contextlib.suppress(OSError):
+            os.symlink(directory, str(adopted["from"]))
 
 
 def _seal(spool: Spool, place: Place) -> int:

@@ -70,6 +70,9 @@ def test_adopt_killed_before_any_durable_step_is_made_whole_by_the_next(tree: Tr
         whole(tree, "staged")
         if mode == "--copy":
             assert len(list(tree.root.rglob("*.wandb"))) == 1
+        if mode == "--in-place":
+            (place,) = tree.root.rglob("offline-run-*")
+            assert place.is_symlink() and list(place.glob("*.wandb")), step
     assert kills > 1
 
 
@@ -114,6 +117,15 @@ def test_source_that_may_only_be_read_is_copied(tree: Tree) -> None:
     with read_only(tree.root):
         tree.adopt()
         assert tree.counts() == {"incoming": 1}
+
+
+def test_run_that_may_not_be_moved_leaves_nothing_of_itself_in_the_spool(tree: Tree) -> None:
+    tree.only("saved")
+    with read_only(tree.root):
+        tree.adopt("--move", code=None)
+        assert sum(tree.counts().values()) == 0
+    tree.adopt("--move", code=None)
+    whole(tree, "saved")
 
 
 def test_running_adopt_is_left_alone_by_another_one(tree: Tree) -> None:
