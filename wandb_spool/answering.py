@@ -8,8 +8,10 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Sequence
+from itertools import pairwise
+from pathlib import Path
 
-from wandb_spool.output import complain
+from wandb_spool.output import complain, name_spool
 from wandb_spool.spool.errors import FULL_ERRNOS, SpoolError
 
 PROGRAM = "wandb-spool"
@@ -20,6 +22,7 @@ def guarded(action: Callable[[], object], words: Sequence[str]) -> int:
     """Do what was asked; returns the exit code."""
     _open_closed_streams()
     try:
+        name_spool(_spool_of_its_own(words))
         result = action()
         sys.stdout.flush()  # what can't be written is told here, not by the interpreter at its end
     except SpoolError as error:
@@ -61,6 +64,21 @@ def status(words: Sequence[str]) -> int | None:
         return show(spool, json=json)
 
     return guarded(show, ["status", *words])
+
+
+def _spool_of_its_own(words: Sequence[str]) -> Path | None:
+    """What `--spool` names, if the same command without it would mean another spool."""
+    named = [word.partition("=")[2] for word in words if word.startswith("--spool=")]
+    named += [after for word, after in pairwise(words) if word == "--spool"]
+    if not named or not named[-1]:
+        return None
+    from wandb_spool.locate import absolute, locate
+
+    root = absolute(named[-1])
+    try:
+        return None if locate(None, os.environ).root == root else root
+    except SpoolError:
+        return root  # a configuration that can't be read names none
 
 
 def _explain(error: Exception, words: Sequence[str]) -> int:

@@ -3,9 +3,21 @@
 from __future__ import annotations
 
 import json
+import re
+import shlex
 import shutil
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+_COMMAND = re.compile(r"`wandb-spool (?!init|rehearse|demo|train)(\w+)((?: [^`]*)?)`")
+_option = ""
+
+
+def name_spool(root: Path | None) -> None:
+    """Let every command that is told from now on name this spool: without that it would mean another one."""
+    global _option
+    _option = "" if root is None else f" --spool {shlex.quote(str(root))}"
 
 
 def complain(line: str) -> None:
@@ -14,8 +26,14 @@ def complain(line: str) -> None:
 
 
 def printable(text: str) -> str:
-    """Without control characters: names come from files that anybody may have written."""
+    """Without control characters: names come from files that anybody may have written. Commands name their spool."""
+    if _option:
+        text = _COMMAND.sub(lambda told: told[0] if "--spool" in told[2] else _with_option(told[1], told[2]), text)
     return "".join(character if character.isprintable() else "�" for character in text)
+
+
+def _with_option(command: str, rest: str) -> str:
+    return f"`wandb-spool {command}{_option}{rest}`"
 
 
 def emit_json(value: object) -> None:

@@ -184,6 +184,16 @@ def test_init_for_an_unknown_group_is_a_mistake(empty: CommandLine, tmp_path: Pa
 # -- env ---------------------------------------------------------------------------------------------------------------
 
 
+def test_commands_that_are_told_mean_the_spool_that_was_asked(two_runs: CommandLine, tmp_path: Path) -> None:
+    said = two_runs("show", "nothing-of-this-name", code=2).stderr
+    assert "`wandb-spool ls`" in said
+    elsewhere = {"WANDB_SPOOL_DIR": str(tmp_path / "another")}
+    said = two_runs("show", "nothing-of-this-name", "--spool", str(two_runs.root), code=2, **elsewhere).stderr
+    assert f"`wandb-spool ls --spool {two_runs.root}`" in said
+    said = two_runs("status", f"--spool={two_runs.root}", WANDB_SPOOL_DIR="", HOME=str(tmp_path / "nobody")).stdout
+    assert f"`wandb-spool sync --spool {two_runs.root}`" in said
+
+
 def test_env_for_a_shell_makes_a_later_program_log_into_the_spool(empty: CommandLine) -> None:
     program = "import wandb; r = wandb.init(project='p', mode='online'); r.log({'a': 1}); r.finish()"
     script = f'eval "$({sys.executable} -m wandb_spool env)" && {sys.executable} -c "$PROGRAM"'
