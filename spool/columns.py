@@ -19,7 +19,7 @@ from enum import Enum
 from itertools import chain
 from operator import itemgetter
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from .errors import UsageError
 from .log.items import parse_all
@@ -127,8 +127,7 @@ class Column:
 class Batch:
     """Rows on their way to a file: leading values as they are, the others still as JSON texts by their encoded key."""
 
-    def __init__(self, keys: Keys) -> None:
-        self._keys = keys
+    def __init__(self) -> None:
         self._leading: list[tuple[Any, ...]] = []
         self._rows: list[Mapping[bytes, bytes]] = []
         self.size_bytes = 0
@@ -151,14 +150,14 @@ class Batch:
     def full(self) -> bool:
         return len(self._rows) >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
 
-    def columns(self) -> dict[str, Column]:
+    def columns(self, keys: Keys) -> dict[str, Column]:
         """The decoded columns by name, sorted; objects that have a `_type` are one value."""
         decoded = {key: Column(column.rows, parse_all(column.values)) for key, column in self._texts()}
         cells: dict[str, dict[int, object]] = {}
-        self._gather_objects(decoded, cells)
+        self._gather_objects(keys, decoded, cells)
         named: dict[str, Column] = {}
         for key, column in decoded.items():
-            name = self._keys.name(key)
+            name = keys.name(key)
             if name == STEP_KEY:  # wandb writes it beside the values too; it leads the row
                 continue
             if dict in map(type, column.values):
@@ -193,11 +192,11 @@ class Batch:
                         values.append(text)
         yield from ((key, Column(rows, values)) for key, (rows, values) in sparse.items())
 
-    def _gather_objects(self, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
+    def _gather_objects(self, keys: Keys, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
         """Take the parts of media, tables and histograms out of `decoded` and put them together, row by row."""
-        roots = {path[:-1] for path in map(self._keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
+        roots = {path[:-1] for path in map(keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
         for root in sorted(roots, key=len):
-            below = {key: path for key in decoded if (path := self._keys.path(key))[: len(root)] == root != path}
+            below = {key: path for key in decoded if (path := keys.path(key))[: len(root)] == root != path}
             marked: set[int] = set()
             for key, path in below.items():
                 if path == (*root, TYPE_KEY):
@@ -222,41 +221,6 @@ def _spread(name: str, column: Column, cells: dict[str, dict[int, object]]) -> N
 
 
 # -- files -----------------------------------------------------------------------------------------------------------
-
-
-class TableWriter(Protocol):
-    """Takes batches and makes a file of them."""
-
-    suffix: str
-
-    def write(self, leading: Sequence[Sequence[Any]], columns: Mapping[str, Column], count: int) -> None: ...
-
-    def close(self) -> None: ...
-
-
-class Table:
-    """A file of rows with some leading columns: `add` rows, then `close`."""
-
-    def __init__(self, writer: TableWriter) -> None:
-        self._writer = writer
-        self._keys = Keys()
-        self._batch = Batch(self._keys)
-        self.rows = 0
-
-    def add(self, leading: tuple[Any, ...], texts: Mapping[bytes, bytes], size_bytes: int) -> None:
-        self._batch.add(leading, texts, size_bytes)
-        self.rows += 1
-        if self._batch.full:
-            self._flush()
-
-    def close(self) -> None:
-        self._flush()
-        self._writer.close()
-
-    def _flush(self) -> None:
-        if self._batch.count:
-            self._writer.write(self._batch.leading, self._batch.columns(), self._batch.count)
-        self._batch = Batch(self._keys)
 
 
 class JsonLines:

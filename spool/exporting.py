@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from .artifact_copies import ArtifactCopies
-from .columns import ColumnKind, JsonLines, Parquet, Table, TableWriter, plain, require_pyarrow
+from .columns import ColumnKind, JsonLines, Parquet, plain, require_pyarrow
 from .durable import TEMPORARY_PREFIX
 from .errors import UsageError, storage_error
 from .log import FactsCollector, LogFacts, LogReader, Record, RecordKind
@@ -28,6 +28,7 @@ from .log.record import content
 from .log.rows import read_step_of
 from .log.wire import WireError, length_field, messages
 from .run_reader import STEP_KEY, RunReader, raw_row, read_console_line, time_of
+from .tables import Table
 
 FRAGMENT_KEY = "_fragment"
 SUPERSEDED_KEY = "_superseded"
@@ -89,10 +90,7 @@ class _Export:
     ) -> None:
         self._pieces = pieces
         self._directory = directory
-        self._make: Callable[[Path, Mapping[str, ColumnKind]], TableWriter] = (
-            Parquet if kind is Format.PARQUET else JsonLines
-        )
-        self._suffix = Parquet.suffix if kind is Format.PARQUET else JsonLines.suffix
+        self._writer: type[Parquet] | type[JsonLines] = Parquet if kind is Format.PARQUET else JsonLines
         self._fragments = fragments
         self._superseded = 0
         self._copies = ArtifactCopies(directory / "artifacts")
@@ -105,6 +103,18 @@ class _Export:
         system = self._table("system", {_TIME_KEY: ColumnKind.NUMBER, **first})
         text = ColumnKind.TEXT
         console = self._table("console", {_TIME_KEY: ColumnKind.NUMBER, **first, "stream": text, "text": text})
+        with history, system, console:
+            found, files = self._read(history, system, console)
+            for table in (history, system, console):
+                table.close()
+        self._write_json("config.json", _merged([item.config for item in found]))
+        self._write_json("summary.json", _merged([item.summary for item in found]))
+        self._write_json("run.json", self._describe(found, history.rows))
+        copies = self._copies
+        return Exported(self._directory, history.rows, self._superseded, files, copies.files, tuple(copies.missing))
+
+    def _read(self, history: Table, system: Table, console: Table) -> tuple[list[LogFacts], int]:
+        """Every log, once; what it says of the run, and how many files were copied."""
         cuts = superseded_from([first_step(piece.reader) for piece in self._pieces])
         found: list[LogFacts] = []
         files = 0
@@ -118,16 +128,10 @@ class _Export:
             files += self._copy_files(piece)
             if self._artifacts:
                 self._copies.take(piece.reader)
-        for table in (history, system, console):
-            table.close()
-        self._write_json("config.json", _merged([item.config for item in found]))
-        self._write_json("summary.json", _merged([item.summary for item in found]))
-        self._write_json("run.json", self._describe(found, history.rows))
-        copies = self._copies
-        return Exported(self._directory, history.rows, self._superseded, files, copies.files, tuple(copies.missing))
+        return found, files
 
     def _table(self, name: str, leading: dict[str, ColumnKind]) -> Table:
-        return Table(self._make(self._directory / f"{name}{self._suffix}", leading))
+        return Table(self._writer, self._directory / f"{name}{self._writer.suffix}", leading)
 
     def _taker(
         self,
