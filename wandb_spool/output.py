@@ -33,7 +33,8 @@ def printable(text: str) -> str:
 
 
 def _with_option(command: str, rest: str) -> str:
-    return f"`wandb-spool {command}{_option}{rest}`"
+    words, dashes, program = rest.partition(" -- ")
+    return f"`wandb-spool {command}{words}{_option}{dashes}{program}`"
 
 
 def emit_json(value: object) -> None:

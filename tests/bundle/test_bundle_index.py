@@ -99,7 +99,9 @@ def test_whatever_paths_an_index_names_what_is_taken_stays_below_its_launch(path
 
 
 @settings(max_examples=300, deadline=None)
-@given(st.text(min_size=1, max_size=300).filter(lambda name: "\0" not in name), st.integers(0, 1 << 50))
+@given(
+    st.text(min_size=1, max_size=300).filter(lambda name: "\0" not in name and name[-1] != "/"), st.integers(0, 1 << 50)
+)
 def test_a_header_is_whole_blocks_and_read_by_the_standard_library(name: str, size: int) -> None:
     import io
     import tarfile
@@ -113,4 +115,4 @@ def test_a_header_is_whole_blocks_and_read_by_the_standard_library(name: str, si
     with tarfile.open(fileobj=io.BytesIO(blocks + bytes(1024)), ignore_zeros=True) as archive:
         info = archive.next()
     assert info is not None
-    assert (info.name, info.size, info.mode, info.uid, info.mtime) == (name.rstrip("/") or "", size, 0o600, 0, 0)
+    assert (info.name, info.size, info.mode, info.uid, info.mtime) == (name, size, 0o600, 0, 0)

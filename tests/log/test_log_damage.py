@@ -93,8 +93,9 @@ def test_salvage_past_a_flipped_bit_loses_the_record_that_it_hit_and_never_makes
         if place < len(HEADER):
             assert lost == 0
             continue
-        # A wrong length may happen to reach to the end of the next record.
-        assert lost in (1, 2), place
+        # A wrong length may happen to reach to the end of a later record.
+        in_a_length = any(record.offset + 4 <= place < record.offset + 6 for record in whole)
+        assert lost in (1, 2) or (in_a_length and lost > 2), place
         if place < whole[-1].offset:
             assert reader.missing_records == lost or reader.ending.kind is EndingKind.TORN
             assert any(damage.start <= place < damage.end for damage in reader.damage)
