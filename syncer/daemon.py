@@ -75,8 +75,10 @@ def run_daemon(
     passes = 0
     swept_s = float("-inf")
     try:
-        while not stop():
-            watcher.event.clear()
+        while True:
+            watcher.event.clear()  # before the question: a signal between the two would be forgotten
+            if stop():
+                break
             sweep = time.monotonic() - swept_s >= SWEEP_S
             swept_s = time.monotonic() if sweep else swept_s
             this_time = replace(options, sweep=sweep)

@@ -11,6 +11,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from queue import Empty, SimpleQueue
 from types import FrameType
 
 from .failures import DeliveryError, Failure
@@ -27,6 +28,33 @@ def interruptible() -> Iterator[None]:
         yield
     finally:
         _asking = False
+
+
+class Wake:
+    """An event that a signal handler may set, whatever the interrupted code was doing.
+
+    `threading.Event` takes a lock in `set`, `clear` and `wait`; a handler that runs while its own thread holds it waits
+    for ever. `SimpleQueue.put` takes none (Python's documentation calls it reentrant).
+    """
+
+    def __init__(self) -> None:
+        self._set: SimpleQueue[None] = SimpleQueue()
+
+    def set(self) -> None:
+        if self._set.empty():
+            self._set.put(None)
+
+    def clear(self) -> None:
+        while self.wait(0):
+            pass
+
+    def wait(self, timeout_s: float) -> bool:
+        """True when it was set, which this takes back; False after `timeout_s`."""
+        try:
+            self._set.get(timeout_s > 0, timeout_s)
+        except Empty:
+            return False
+        return True
 
 
 class Stop:

@@ -18,6 +18,8 @@ from watchdog.observers import Observer
 from watchdog.observers.api import BaseObserver
 from watchdog.observers.polling import PollingObserver
 
+from .stopping import Wake
+
 logging.getLogger("watchdog").addHandler(logging.NullHandler())  # its warnings are for programmers
 
 POLL_S = 1.0
@@ -88,7 +90,7 @@ class Watcher:
     """Sets `event` when a file appears in one of the directories. Start it again when `alive()` is False."""
 
     def __init__(self, directories: Sequence[Path], *, poll_s: float = POLL_S, probe_s: float = PROBE_S) -> None:
-        self.event = threading.Event()
+        self.event = Wake()
         self.polling = any(needs_polling(file_system_of(directory)) for directory in directories)
         self._directories = list(directories)
         self._poll_s = poll_s

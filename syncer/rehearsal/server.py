@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any
 from wandb_spool.syncer.rehearsal.behaviour import Account, Behaviour
 from wandb_spool.syncer.rehearsal.faults import Fault, FaultPlan, load_faults, random_schedule
 from wandb_spool.syncer.rehearsal.report import Report
+from wandb_spool.syncer.stopping import Wake
 
 if TYPE_CHECKING:
     from wandb_spool.syncer.rehearsal.listener import Listener
@@ -213,14 +214,15 @@ def serve(
     plan = load_faults(faults_file) if faults_file else FaultPlan()
     if seed is not None:
         plan = FaultPlan([*plan.faults, *random_schedule(seed)], seed=seed)
-    stopped = threading.Event()
+    stopped = Wake()
     server = RehearsalServer(data_dir, port, faults=plan, behaviour=Behaviour.from_json(behaviour or {}))
     previous = {which: signal.signal(which, lambda *_: stopped.set()) for which in (signal.SIGINT, signal.SIGTERM)}
     try:
         with server:
             for name, value in server.environment().items():
                 (announce or _print)(f"export {name}={value}")
-            stopped.wait()
+            while not stopped.wait(3600.0):
+                pass
     finally:
         for which, handler in previous.items():
             signal.signal(which, handler)

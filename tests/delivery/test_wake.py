@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -94,3 +95,26 @@ def test_what_another_host_puts_on_a_network_file_system_wakes_too(two_sights: t
         assert watcher.event.wait(WAIT_S)
     finally:
         watcher.stop()
+
+
+SIGNALS_ALL_THE_TIME = """
+import signal, time
+from wandb_spool.syncer.stopping import Wake
+wake, woken = Wake(), 0
+signal.signal(signal.SIGALRM, lambda *_: wake.set())
+signal.setitimer(signal.ITIMER_REAL, 0.0005, 0.0005)
+end_s = time.monotonic() + 2
+while time.monotonic() < end_s:
+    wake.clear()
+    woken += wake.wait(0.001)
+signal.setitimer(signal.ITIMER_REAL, 0)
+print("woken" if woken else "never")
+"""
+
+
+def test_a_signal_may_wake_the_daemon_whatever_it_interrupts() -> None:
+    """`threading.Event` waits for itself here for ever."""
+    done = subprocess.run(
+        [sys.executable, "-c", SIGNALS_ALL_THE_TIME], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert done.stdout == "woken\n"
