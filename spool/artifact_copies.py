@@ -31,14 +31,13 @@ class ArtifactCopies:
     directories: dict[tuple[str, str], str] = field(default_factory=dict)
     """Name and digest of each artifact → its directory below `root`."""
 
-    def take(self, reader: RunReader) -> None:
-        for artifact in reader.artifacts():
-            key = (artifact.name, artifact.digest)
-            if key in self.directories:
-                continue
-            directory = self.directories[key] = self._free_name(artifact)
-            for file in reader.artifact_files(artifact):
-                self._take_file(self.root / directory, artifact, file)
+    def take(self, reader: RunReader, artifact: Artifact) -> None:
+        key = (artifact.name, artifact.digest)
+        if key in self.directories:
+            return
+        directory = self.directories[key] = self._free_name(artifact)
+        for file in reader.artifact_files(artifact):
+            self._take_file(self.root / directory, artifact, file)
 
     def _free_name(self, artifact: Artifact) -> str:
         """The artifact's name; `NAME.2` for another one of the same name, such as a later checkpoint."""

@@ -14,7 +14,8 @@ from __future__ import annotations
 import json
 import os
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
 from itertools import chain
 from operator import itemgetter
@@ -22,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from .errors import UsageError
-from .log.items import parse_all
+from .log.items import join_texts, parse_joined
 from .run_reader import STEP_KEY, TYPE_KEY, Keys, unnested
 
 BATCH_ROWS = 16_384
@@ -124,37 +125,65 @@ class Column:
         return full
 
 
-class Batch:
-    """Rows on their way to a file: leading values as they are, the others still as JSON texts by their encoded key."""
+class Rows:
+    """Rows on their way to a file: leading values as they are, the others as JSON texts by their encoded key."""
 
     def __init__(self) -> None:
         self._leading: list[tuple[Any, ...]] = []
         self._rows: list[Mapping[bytes, bytes]] = []
-        self.size_bytes = 0
+        self._size_bytes = 0
 
     def add(self, leading: tuple[Any, ...], texts: Mapping[bytes, bytes], size_bytes: int) -> None:
         self._leading.append(leading)
         self._rows.append(texts)
-        self.size_bytes += size_bytes
+        self._size_bytes += size_bytes
 
-    @property
-    def count(self) -> int:
+    def __len__(self) -> int:
         return len(self._rows)
 
     @property
-    def leading(self) -> list[tuple[Any, ...]]:
-        """The leading columns."""
-        return list(zip(*self._leading, strict=True))
-
-    @property
     def full(self) -> bool:
-        return len(self._rows) >= BATCH_ROWS or self.size_bytes >= BATCH_BYTES
+        return len(self._rows) >= BATCH_ROWS or self._size_bytes >= BATCH_BYTES
+
+    def batch(self) -> Batch:
+        """The same as columns."""
+        texts = [(key, rows, join_texts(values)) for key, rows, values in self._columns()]
+        return Batch(list(zip(*self._leading, strict=True)), texts, len(self))
+
+    def _columns(self) -> Iterator[tuple[bytes, Sequence[int], list[bytes]]]:
+        often = Counter(chain.from_iterable(self._rows))
+        every_row = range(len(self))
+        sparse: dict[bytes, tuple[list[int], list[bytes]]] = {}
+        for key, times in often.items():
+            if times == len(self):  # nearly every column: one call for all its rows
+                yield key, every_row, list(map(itemgetter(key), self._rows))
+            else:
+                sparse[key] = ([], [])
+        if sparse:
+            for row, texts in enumerate(self._rows):
+                for key, text in texts.items():
+                    if key in sparse:
+                        rows, values = sparse[key]
+                        rows.append(row)
+                        values.append(text)
+        yield from ((key, rows, values) for key, (rows, values) in sparse.items())
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Some rows as columns, still as texts: small enough to be handed to another process."""
+
+    leading: Sequence[Sequence[Any]]
+    """The leading columns."""
+    texts: Sequence[tuple[bytes, Sequence[int], bytes | Collection[bytes]]]
+    """Of each other column the encoded key, the rows that have it, and what `join_texts` made of the values there."""
+    count: int
 
     def columns(self, keys: Keys) -> dict[str, Column]:
         """The decoded columns by name, sorted; objects that have a `_type` are one value."""
-        decoded = {key: Column(column.rows, parse_all(column.values)) for key, column in self._texts()}
+        decoded = {key: Column(rows, parse_joined(texts, len(rows))) for key, rows, texts in self.texts}
         cells: dict[str, dict[int, object]] = {}
-        self._gather_objects(keys, decoded, cells)
+        _gather_objects(keys, decoded, cells)
         named: dict[str, Column] = {}
         for key, column in decoded.items():
             name = keys.name(key)
@@ -173,43 +202,25 @@ class Batch:
             named[name] = Column(rows, [by_row[row] for row in rows])
         return {name: named[name] for name in sorted(named) if named[name].rows}
 
-    def _texts(self) -> Iterator[tuple[bytes, Column]]:
-        """The columns, still as texts."""
-        often = Counter(chain.from_iterable(self._rows))
-        every_row = range(self.count)
-        sparse: dict[bytes, tuple[list[int], list[bytes]]] = {}
-        for key, times in often.items():
-            if times == self.count:  # nearly every column: one call for all its rows
-                yield key, Column(every_row, list(map(itemgetter(key), self._rows)))
-            else:
-                sparse[key] = ([], [])
-        if sparse:
-            for row, texts in enumerate(self._rows):
-                for key, text in texts.items():
-                    if key in sparse:
-                        rows, values = sparse[key]
-                        rows.append(row)
-                        values.append(text)
-        yield from ((key, Column(rows, values)) for key, (rows, values) in sparse.items())
 
-    def _gather_objects(self, keys: Keys, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
-        """Take the parts of media, tables and histograms out of `decoded` and put them together, row by row."""
-        roots = {path[:-1] for path in map(keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
-        for root in sorted(roots, key=len):
-            below = {key: path for key in decoded if (path := keys.path(key))[: len(root)] == root != path}
-            marked: set[int] = set()
-            for key, path in below.items():
-                if path == (*root, TYPE_KEY):
-                    marked.update(decoded[key].rows)
-            objects: dict[int, dict[str, object]] = {}
-            for key, path in below.items():
-                column, name = decoded[key], ".".join(path[len(root) :])
-                for row, value in zip(column.rows, column.values, strict=True):
-                    if row in marked:
-                        objects.setdefault(row, {})[name] = value
-                rest = [pair for pair in zip(column.rows, column.values, strict=True) if pair[0] not in marked]
-                decoded[key] = Column([row for row, _ in rest], [value for _, value in rest])
-            cells.setdefault(".".join(root), {}).update(objects)
+def _gather_objects(keys: Keys, decoded: dict[bytes, Column], cells: dict[str, dict[int, object]]) -> None:
+    """Take the parts of media, tables and histograms out of `decoded` and put them together, row by row."""
+    roots = {path[:-1] for path in map(keys.path, decoded) if len(path) > 1 and path[-1] == TYPE_KEY}
+    for root in sorted(roots, key=len):
+        below = {key: path for key in decoded if (path := keys.path(key))[: len(root)] == root != path}
+        marked: set[int] = set()
+        for key, path in below.items():
+            if path == (*root, TYPE_KEY):
+                marked.update(decoded[key].rows)
+        objects: dict[int, dict[str, object]] = {}
+        for key, path in below.items():
+            column, name = decoded[key], ".".join(path[len(root) :])
+            for row, value in zip(column.rows, column.values, strict=True):
+                if row in marked:
+                    objects.setdefault(row, {})[name] = value
+            rest = [pair for pair in zip(column.rows, column.values, strict=True) if pair[0] not in marked]
+            decoded[key] = Column([row for row, _ in rest], [value for _, value in rest])
+        cells.setdefault(".".join(root), {}).update(objects)
 
 
 def _spread(name: str, column: Column, cells: dict[str, dict[int, object]]) -> None:

@@ -23,6 +23,7 @@ from .columns import ColumnKind, JsonLines, Parquet, plain, require_pyarrow
 from .durable import TEMPORARY_PREFIX
 from .errors import UsageError, storage_error
 from .log import FactsCollector, LogFacts, LogReader, Record, RecordKind
+from .log.artifacts import read_artifact
 from .log.items import split_item
 from .log.record import content
 from .log.rows import read_step_of
@@ -34,6 +35,7 @@ FRAGMENT_KEY = "_fragment"
 SUPERSEDED_KEY = "_superseded"
 _TIME_KEY = "_timestamp"
 _HISTORY, _STATS, _OUTPUT = int(RecordKind.HISTORY), int(RecordKind.STATS), int(RecordKind.OUTPUT_RAW)
+_ARTIFACT = int(RecordKind.ARTIFACT)
 
 
 class Format(str, Enum):
@@ -126,8 +128,6 @@ class _Export:
                     take(record)
                 found.append(collector.conclude(records))
             files += self._copy_files(piece)
-            if self._artifacts:
-                self._copies.take(piece.reader)
         return found, files
 
     def _table(self, name: str, leading: dict[str, ColumnKind]) -> Table:
@@ -170,6 +170,10 @@ class _Export:
                 line = read_console_line(record)
                 if line is not None:
                     console.add((line.time_s, *named, line.stream, line.text), {}, len(record.payload))
+            elif kind == _ARTIFACT and self._artifacts:
+                artifact = read_artifact(record)
+                if artifact is not None:
+                    self._copies.take(piece.reader, artifact)
 
         return take
 

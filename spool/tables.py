@@ -17,7 +17,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Protocol
 
-from .columns import Batch, ColumnKind, JsonLines, Parquet
+from .columns import Batch, ColumnKind, JsonLines, Parquet, Rows
 from .run_reader import Keys
 
 # The other interpreter imports what this one would, wherever it was started.
@@ -30,7 +30,7 @@ class Table:
     def __init__(self, kind: type[Parquet] | type[JsonLines], path: Path, leading: Mapping[str, ColumnKind]) -> None:
         self._made_of = (kind, path, dict(leading))
         self._sink: _Sink | None = None
-        self._batch = Batch()
+        self._rows = Rows()
         self.rows = 0
 
     def __enter__(self) -> Table:
@@ -43,9 +43,9 @@ class Table:
             self._sink.abandon()
 
     def add(self, leading: tuple[Any, ...], texts: Mapping[bytes, bytes], size_bytes: int) -> None:
-        self._batch.add(leading, texts, size_bytes)
+        self._rows.add(leading, texts, size_bytes)
         self.rows += 1
-        if self._batch.full:
+        if self._rows.full:
             if self._sink is None:
                 self._sink = (_Beside if _processors() > 1 else _Here)(*self._made_of)
             self._flush(self._sink)
@@ -56,9 +56,9 @@ class Table:
         self._sink.close()
 
     def _flush(self, sink: _Sink) -> None:
-        if self._batch.count:
-            sink.write(self._batch)
-        self._batch = Batch()
+        if self._rows:
+            sink.write(self._rows.batch())
+        self._rows = Rows()
 
 
 class _Sink(Protocol):

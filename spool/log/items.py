@@ -46,20 +46,31 @@ def parse_json(value: bytes | str) -> object:
 
 
 def parse_all(texts: Collection[bytes]) -> list[object]:
-    """`parse_json` of each; one call for all of them where no text has a comma.
+    """`parse_json` of each; one call for all of them where no text has a comma."""
+    return parse_joined(join_texts(texts), len(texts))
+
+
+def join_texts(texts: Collection[bytes]) -> bytes | Collection[bytes]:
+    """The texts with commas between them, where they can be told apart again: where none of them has a comma."""
+    joined = b",".join(texts)
+    return joined if joined.count(b",") == len(texts) - 1 else texts
+
+
+def parse_joined(texts: bytes | Collection[bytes], count: int) -> list[object]:
+    """`parse_json` of each of `count` texts from `join_texts`.
 
     With as many commas as separators and as many values as texts, every comma is a separator: then each text is one
     value, and none begins what another one ends.
     """
-    joined = b",".join(texts)
-    if joined.count(b",") == len(texts) - 1:
+    if isinstance(texts, bytes):
         try:
-            plain = "[" + str(joined, "utf-8") + "]"
+            plain = "[" + str(texts, "utf-8") + "]"
             found, end = _scan(plain, 0)
-            if end == len(plain) and len(found) == len(texts):
+            if end == len(plain) and len(found) == count:
                 return list(found)
         except (StopIteration, ValueError, RecursionError):
             pass  # one of them is no JSON; which one is found out one by one
+        texts = texts.split(b",")
     return [parse_json(text) for text in texts]
 
 
