@@ -157,7 +157,9 @@ def _daemons_of(root: Path) -> list[psutil.Process]:
 def test_a_terminal_that_closes_ends_a_daemon_as_cleanly_as_sigterm(
     syncing: Syncing, fragments: Fragments, start: Callable[..., subprocess.Popen[str]]
 ) -> None:
+    inherited = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # tests that run under nohup ignore it, and hand that on
     daemon = start("daemon")
+    signal.signal(signal.SIGHUP, inherited)
     name = fragments.add("tiny")
     _until(lambda: fragments.state(name) == "delivered")
     os.kill(daemon.pid, signal.SIGHUP)
